@@ -1,0 +1,1 @@
+"""The autoencoder: cylindrical layers, hierarchical encoder to bits, decoder from bits to showers."""

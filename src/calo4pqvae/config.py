@@ -1,0 +1,345 @@
+r"""Every setting, in one tree.
+
+A configuration is TOML with the sections below; presets hold only what differs from the defaults, and
+``--set section.key=value`` changes one setting (the value is read as TOML). An unknown key is an error that names
+the nearest known one. Derived sizes are properties and never stored. ``beta`` is inverse temperature and nothing
+else; the sharpness of relaxed bits is ``tau``; the weight of the Kullback-Leibler term is ``kl_weight``.
+"""
+
+import difflib
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, Self, get_args
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from calo4pqvae.errors import ConfigError
+
+__all__ = [
+    "Config",
+    "ConditionConfig",
+    "DataConfig",
+    "DecoderConfig",
+    "EncoderConfig",
+    "EvaluationConfig",
+    "GenerationConfig",
+    "LatentConfig",
+    "PriorConfig",
+    "TrainingConfig",
+    "load_config",
+    "preset_names",
+]
+
+BUNDLED = "bundled"
+
+Positive = Field(gt=0)
+Fraction = Field(ge=0, lt=1)
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, typed, closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Which showers are learned, and how they are read."""
+
+    train: str = Field(BUNDLED, description="shower file to learn from, or 'bundled'")
+    heldout: str = Field(BUNDLED, description="shower file for the final comparison, or 'bundled'")
+    geometry: str = Field("ds2", description="name of a built-in geometry or a binning XML file")
+    energy_min_mev: float = Field(1e3, gt=0, description="lower end of the incident energies")
+    energy_max_mev: float = Field(1e6, gt=0, description="upper end of the incident energies")
+    drop_bad: bool = Field(False, description="drop (and count) showers that fail the validation")
+    max_showers: int | None = Field(None, gt=0, description="use at most this many showers")
+    validation_fraction: float = Field(0.05, gt=0, lt=0.9, description="share watched during training")
+    canonical_frame: bool = Field(True, description="turn and mirror each shower to one orientation")
+    layout: Literal["cylinder", "scrambled"] = Field(
+        "cylinder",
+        description="'scrambled' misreads (z, phi, r) as (z, r, phi), as models before the fix did",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.energy_min_mev < self.energy_max_mev:
+            raise ValueError("energy_min_mev must be below energy_max_mev")
+        if self.layout == "scrambled" and self.canonical_frame:
+            raise ValueError("layout 'scrambled' needs canonical_frame = false: its grid cannot be turned")
+        return self
+
+
+class ConditionConfig(Section):
+    """How the incident energy reaches the Boltzmann machine."""
+
+    mode: Literal["clamp", "fold"] = Field(
+        "clamp", description="'clamp': bits of partition 0; 'fold': fields on all nodes, no node spent"
+    )
+    code: Literal["thermometer", "gray"] = Field("thermometer", description="how ln E is written as bits")
+    bits: int | None = Field(None, gt=0, description="length of the code; default: the size of a partition")
+
+
+class LatentConfig(Section):
+    """The latent bits."""
+
+    levels: int = Field(3, ge=1, le=4, description="levels of the hierarchy, one partition each")
+    bits_per_level: int = Field(96, ge=2, description="bits of each level, and nodes of each partition")
+    relaxation: Literal["straight-through", "gumbolt"] = "straight-through"
+    tau_start: float = Field(1.0, gt=0, description="sharpness of relaxed bits at the start of training")
+    tau_end: float = Field(0.3, gt=0, description="and at its end")
+
+
+class EncoderConfig(Section):
+    """Sizes of the encoder."""
+
+    channels: tuple[int, int, int] = Field((16, 32, 32), description="channels of the three convolutions")
+    hidden: int = Field(256, gt=0)
+    voxels: Literal["log", "logit"] = Field("log", description="transform of the voxels that are looked at")
+    attention: bool = Field(False, description="linear attention behind the convolutions")
+
+
+class DecoderConfig(Section):
+    """Sizes and choices of the decoder."""
+
+    base_channels: int = Field(16, gt=0)
+    channels: int = Field(32, gt=0)
+    hidden: int = Field(256, gt=0)
+    position_channels: int = Field(16, gt=0)
+    head_hidden: int = Field(64, gt=0)
+    components: int = Field(3, ge=1, le=10, description="components of the voxel-energy mixture")
+    attention: bool = Field(False, description="linear attention in the voxel trunk")
+    mask: bool = Field(True, description="train the activation on true hits only")
+    periodic: bool = Field(True, description="False: zero padding in angle and radius, as older decoders")
+
+
+class PriorConfig(Section):
+    """The Boltzmann machine and its training."""
+
+    graph: Literal["zephyr", "pegasus", "complete", "independent"] = "zephyr"
+    size: int | None = Field(None, gt=0, description="m of Z_m or P_m; default: the smallest that fits")
+    whole_chip: bool = Field(False, description="use every working qubit of the chip")
+    missing: str | None = Field(None, description="working-graph file with missing qubits and couplers")
+    coupling_std: float = Field(0.01, ge=0, description="spread of the couplings at the start")
+    method: Literal["pcd", "cd"] = "pcd"
+    gradient: Literal["plain", "centred"] = "centred"
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = Field(0.1, gt=0)
+    learning_rate_final: float = Field(0.005, gt=0)
+    weight_decay: float = Field(0.0, ge=0, description="decay of the couplings")
+    n_sweeps: int = Field(10, gt=0, description="block Gibbs sweeps in one negative phase")
+    n_chains: int = Field(1000, gt=1, description="persistent chains")
+    batch_size: int = Field(1000, gt=1, description="posterior states in one positive phase")
+    updates: int = Field(600, gt=0, description="updates of the prior stage")
+    joint_update: Literal["direct", "loss"] = Field(
+        "direct", description="joint mode: own SGD from Gibbs statistics, or energies inside the loss"
+    )
+    joint_learning_rate: float = Field(0.001, gt=0, description="SGD rate of the direct joint update")
+    max_gap: float = Field(5.0, gt=0, description="energy gap, in widths, at which training is stopped")
+
+
+class TrainingConfig(Section):
+    """The loop."""
+
+    mode: Literal["staged", "joint", "autoencoder", "prior"] = "staged"
+    epochs: int = Field(20, gt=0)
+    batch_size: int = Field(64, gt=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0, description="decay of network weights")
+    gradient_clip: float = Field(100.0, gt=0)
+    kl_weight: float = Field(0.2, ge=0)
+    kl_warmup: float = Field(0.2, ge=0, le=1, description="share of the training over which kl_weight grows")
+    free_bits: float = Field(0.0, ge=0, description="nats of information that cost nothing")
+    seed: int = Field(1, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    threads: int | None = Field(None, gt=0, description="CPU threads of torch; default: torch's own choice")
+    checkpoint_every: int = Field(50, gt=0, description="steps between checkpoints")
+    tensorboard: bool = False
+
+
+class GenerationConfig(Section):
+    """Sampling of showers."""
+
+    n_sweeps: int = Field(300, gt=0, description="block Gibbs sweeps from random bits")
+    chunk: int = Field(500, gt=0, description="showers made at a time; part of what a seed means")
+    seed: int = Field(1, ge=0)
+
+
+class EvaluationConfig(Section):
+    """The comparison with held-out showers."""
+
+    n_generated: int = Field(6000, gt=0)
+    seed: int = Field(1, ge=0)
+
+
+class Config(Section):
+    """The whole tree.
+
+    Raises:
+        ConfigError: From :func:`load_config`, if settings contradict each other.
+    """
+
+    data: DataConfig = DataConfig()
+    condition: ConditionConfig = ConditionConfig()
+    latent: LatentConfig = LatentConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    prior: PriorConfig = PriorConfig()
+    training: TrainingConfig = TrainingConfig()
+    generation: GenerationConfig = GenerationConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        clamped = self.condition.mode == "clamp"
+        if clamped and self.latent.levels > 3:
+            raise ValueError("latent.levels = 4 needs condition.mode = 'fold': partition 0 holds the condition")
+        bits = self.condition.bits
+        if clamped and bits is not None and bits > self.latent.bits_per_level and not self.prior.whole_chip:
+            raise ValueError(
+                f"condition.bits = {bits} does not fit in partition 0 of {self.latent.bits_per_level} nodes"
+            )
+        if self.prior.whole_chip and self.prior.graph not in ("zephyr", "pegasus"):
+            raise ValueError(f"prior.whole_chip needs a chip graph, not '{self.prior.graph}'")
+        return self
+
+    @property
+    def log_energy_range(self) -> tuple[float, float]:
+        """Natural logarithms of the ends of the incident-energy range in MeV."""
+        return math.log(self.data.energy_min_mev), math.log(self.data.energy_max_mev)
+
+    def to_toml(self) -> str:
+        """The whole tree as TOML; settings that are not set (None) are left out."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+    def replace(self, changes: Mapping[str, Any]) -> "Config":
+        """A copy with dotted keys changed, checked like a file.
+
+        Raises:
+            ConfigError: As :func:`load_config`.
+        """
+        return _build(_merge(self.model_dump(mode="json", exclude_none=True), changes))
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    folder = resources.files("calo4pqvae") / "presets"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_config(source: str | Path | None = None, overrides: Iterable[str] = (), base: Config | None = None) -> Config:
+    """Reads a configuration.
+
+    Args:
+        source: Name of a preset, path of a TOML file, or None for the defaults (or for ``base``).
+        overrides: Settings as ``section.key=value``; they win over the source.
+        base: Configuration to start from when there is no source.
+
+    Returns:
+        The checked tree.
+
+    Raises:
+        ConfigError: If the source cannot be read, a key is unknown, a value does not fit, or settings contradict
+            each other. The message names the key.
+    """
+    tree = _read_tree(source) if source is not None else {}
+    if base is not None:
+        tree = {**base.model_dump(mode="json", exclude_none=True), **tree}
+    changes = dict(_parse_override(text) for text in overrides)
+    return _build(_merge(tree, changes))
+
+
+def _read_tree(source: str | Path) -> dict[str, Any]:
+    if str(source) in preset_names():
+        text = (resources.files("calo4pqvae") / "presets" / f"{source}.toml").read_text(encoding="utf-8")
+        return tomllib.loads(text)
+    path = Path(source)
+    if not path.is_file():
+        near = difflib.get_close_matches(str(source), preset_names(), n=1, cutoff=0.4)
+        hint = f"; did you mean '{near[0]}'" if near else ""
+        names = ", ".join(preset_names())
+        raise ConfigError(f"no configuration '{source}': it is neither a file nor a preset ({names}){hint}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise ConfigError(f"'{text}' is no setting: write section.key=value")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    return key, parsed
+
+
+def _merge(tree: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {name: dict(section) if isinstance(section, dict) else section for name, section in tree.items()}
+    for key, value in changes.items():
+        section, dot, name = key.partition(".")
+        if not dot or section not in Config.model_fields:
+            raise ConfigError(_unknown(key))
+        content = merged.setdefault(section, {})
+        if value is None or value == "none":
+            content.pop(name, None)
+            _require_optional(section, name)
+        else:
+            content[name] = value
+    return merged
+
+
+def _require_optional(section: str, name: str) -> None:
+    fields = _section_fields(section)
+    if name not in fields:
+        raise ConfigError(_unknown(f"{section}.{name}"))
+    if NoneType not in get_args(fields[name].annotation):
+        raise ConfigError(f"{section}.{name} cannot be none: give it a value")
+
+
+def _section_fields(section: str) -> dict[str, Any]:
+    model = Config.model_fields[section].annotation
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise TypeError(f"section {section} is no model")
+    return dict(model.model_fields)
+
+
+def _known_keys() -> list[str]:
+    return [f"{section}.{name}" for section in Config.model_fields for name in _section_fields(section)]
+
+
+def _unknown(key: str) -> str:
+    known = _known_keys()
+    last = key.rpartition(".")[2]
+    by_name = {name.rpartition(".")[2]: name for name in known}
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if not near:
+        names = difflib.get_close_matches(last, list(by_name), n=1, cutoff=0.5)
+        near = [by_name[name] for name in names] or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    return f"unknown setting '{key}': the nearest one is '{near[0]}'"
+
+
+def _build(tree: Mapping[str, Any]) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from error
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return _unknown(key)
+    message = first["msg"].removeprefix("Value error, ")
+    if not key or first["type"] == "value_error":
+        return f"settings do not fit together: {message}"
+    message = message[0].lower() + message[1:]
+    return f"setting '{key}' = {first['input']!r} cannot be used: {message}"

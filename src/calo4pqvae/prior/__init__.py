@@ -1,0 +1,1 @@
+"""The Boltzmann-machine prior over latent bits: graphs, machines, samplers and learning."""
