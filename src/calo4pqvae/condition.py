@@ -83,9 +83,10 @@ class EnergyCode:
         if self.kind == "thermometer":
             return (position > self._thresholds.to(position.device)).to(torch.float32)
         level = (position * 2**self._gray_bits).long().clamp(0, 2**self._gray_bits - 1)
-        gray = level ^ (level >> 1)
+        gray: Tensor = level ^ (level >> 1)
         shifts = torch.arange(self.n_bits, device=gray.device) % self._gray_bits
-        return ((gray >> shifts) & 1).to(torch.float32)
+        bits: Tensor = (gray >> shifts) & 1
+        return bits.to(torch.float32)
 
     def decode(self, bits: Tensor) -> Tensor:
         """Energies at the middle of the interval that the bits name.
@@ -101,7 +102,8 @@ class EnergyCode:
         else:
             position = (self._gray_level(bits) + 0.5) / 2**self._gray_bits
         low, high = math.log(self.low_mev), math.log(self.high_mev)
-        return (low + position.clamp(0, 1) * (high - low)).exp()
+        energies: Tensor = (low + position.clamp(0, 1) * (high - low)).exp()
+        return energies
 
     def _position(self, incident_energies: Tensor) -> Tensor:
         low, high = math.log(self.low_mev), math.log(self.high_mev)

@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from calo4pqvae.errors import ConfigError
 
 __all__ = [
-    "Config",
     "ConditionConfig",
+    "Config",
     "DataConfig",
     "DecoderConfig",
     "EncoderConfig",
@@ -138,6 +138,9 @@ class PriorConfig(Section):
         "direct", description="joint mode: own SGD from Gibbs statistics, or energies inside the loss"
     )
     joint_learning_rate: float = Field(0.001, gt=0, description="SGD rate of the direct joint update")
+    joint_sweeps: int = Field(2, gt=0, description="block Gibbs sweeps in a joint step")
+    joint_chains: int = Field(256, gt=1, description="persistent chains of joint training")
+    checkpoint_every: int = Field(100, gt=0, description="updates between checkpoints of the prior stage")
     max_gap: float = Field(5.0, gt=0, description="energy gap, in widths, at which training is stopped")
 
 
@@ -153,6 +156,9 @@ class TrainingConfig(Section):
     kl_weight: float = Field(0.2, ge=0)
     kl_warmup: float = Field(0.2, ge=0, le=1, description="share of the training over which kl_weight grows")
     free_bits: float = Field(0.0, ge=0, description="nats of information that cost nothing")
+    joint_networks: bool = Field(False, description="staged mode: networks learn with the machine as prior")
+    posterior_draws: int = Field(2, gt=0, description="posterior draws of each shower in the export")
+    start_from: str | None = Field(None, description="prior mode: run whose networks and posterior bits are used")
     seed: int = Field(1, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"

@@ -2,7 +2,7 @@ r"""The Boltzmann machine as prior of latent bits at a requested incident energy
 
 This is the seam between showers and machine: it writes the incident energy into partition 0 (``clamp``: the bits of the
 code are nodes of the graph, held at their values) or into the fields of all nodes (``fold``:
-:math:`b_i + \sum_a c_a A_{ai}`, no node is spent), and maps latent bits, level after level, to the remaining partitions.
+:math:`b_i + \sum_a c_a A_{ai}`, no node is spent), and maps latent bits, level after level, to the other partitions.
 """
 
 from pathlib import Path

@@ -10,10 +10,11 @@ so that the posterior is not a product over levels: a later level can correct wh
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from calo4pqvae.autoencoder.cylinder import CylindricalConv3d, LinearAttention
 from calo4pqvae.autoencoder.grid import GridPlan
@@ -36,7 +37,7 @@ class Posterior(NamedTuple):
         return bit_entropy(self.logits).sum(1)
 
     def information(self) -> Tensor:
-        """ln 2 a bit minus the entropy, in nats, (B,): what fair coins would not tell about the shower."""
+        """Nats by which ln 2 a bit exceeds the entropy, (B,): what fair coins would not tell about the shower."""
         return (math.log(2) - bit_entropy(self.logits)).sum(1)
 
 
@@ -53,7 +54,7 @@ class EnergyEmbedding(nn.Module):
 def multilayer(*sizes: int) -> nn.Sequential:
     """Linear layers of the given sizes with SiLU between them."""
     steps: list[nn.Module] = []
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+    for before, after in pairwise(sizes):
         steps += [nn.Linear(before, after), nn.SiLU()]
     return nn.Sequential(*steps[:-1])
 
@@ -90,17 +91,17 @@ class HierarchicalEncoder(nn.Module):
     def forward(
         self,
         view: ShowerView,
+        uniform: Tensor,
         tau: float | None = None,
         relaxation: Relaxation = "straight-through",
-        generator: Generator | None = None,
     ) -> Posterior:
         """Draws bits for a batch.
 
         Args:
             view: The showers.
+            uniform: Noise between 0 and 1 that decides the draws, (B, n_bits).
             tau: Sharpness of relaxed bits; None draws plain bits that carry no gradient.
             relaxation: Kind of relaxed bits.
-            generator: Source of the noise.
 
         Returns:
             Bits and logits.
@@ -108,9 +109,10 @@ class HierarchicalEncoder(nn.Module):
         common = self._common(view)
         bits: list[Tensor] = []
         logits: list[Tensor] = []
-        for level in self.levels:
+        noises = torch.split(uniform, list(self.level_sizes), dim=1)
+        for level, noise in zip(self.levels, noises, strict=True):
             logit = level(torch.cat([common, *(2 * drawn - 1 for drawn in bits)], dim=1))
-            bits.append(draw_bits(logit, generator) if tau is None else relax_bits(logit, tau, relaxation, generator))
+            bits.append(draw_bits(logit, noise) if tau is None else relax_bits(logit, noise, tau, relaxation))
             logits.append(logit)
         return Posterior(torch.cat(bits, dim=1), torch.cat(logits, dim=1))
 

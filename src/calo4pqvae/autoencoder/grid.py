@@ -1,7 +1,7 @@
 """How a regular grid is built up: base cells, parent cells, voxels.
 
-The decoder works on parent cells, each of which holds a few voxels (3 layers x 2 sectors on the dataset-2 grid). Parents
-are upsampled from a still coarser base grid that already has an angular axis, so that every step commutes with
+The decoder works on parent cells, each of which holds a few voxels (3 layers x 2 sectors on the dataset-2 grid).
+Parents are upsampled from a still coarser base grid that already has an angular axis, so that every step commutes with
 rotations by whole base sectors. The plan also owns the one place where the order of voxels in a file, (layer, angle,
 radius), meets the order of cells in the networks.
 

@@ -204,8 +204,8 @@ class Observables(nn.Module):
         """Turns and mirrors generated showers at random, if the model works in a canonical frame."""
         if self.frame is None:
             return showers
-        frame = self.frame.random(len(showers), generator)
-        return self.frame.from_canonical(showers, Frame(*(part.to(showers.device) for part in frame)))
+        frame: Frame = self.frame.random(len(showers), generator)
+        return self.frame.from_canonical(showers, frame)
 
     def _log_voxels(self, showers: Tensor) -> Tensor:
         relative = showers / self.geometry.threshold_mev
@@ -219,4 +219,5 @@ def _powers(position: Tensor, n: int) -> Tensor:
 
 def _ridge(basis: Tensor, target: Tensor) -> Tensor:
     gram = basis.T @ basis + 1e-6 * len(basis) * torch.eye(basis.shape[1], dtype=basis.dtype)
-    return torch.linalg.solve(gram, basis.T @ target)
+    solution: Tensor = torch.linalg.solve(gram, basis.T @ target)
+    return solution

@@ -19,7 +19,7 @@ import math
 from typing import Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import functional
 
 __all__ = ["Relaxation", "TauSchedule", "bit_entropy", "draw_bits", "relax_bits"]
@@ -29,26 +29,24 @@ Relaxation = Literal["straight-through", "gumbolt"]
 _TINY = 1e-7  # keeps the logistic noise finite: |g| < 16.2
 
 
-def _noisy(logits: Tensor, generator: Generator | None) -> Tensor:
-    uniform = torch.rand(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype)
+def _noisy(logits: Tensor, uniform: Tensor) -> Tensor:
     return logits + uniform.clamp(_TINY, 1 - _TINY).logit()
 
 
-def draw_bits(logits: Tensor, generator: Generator | None = None) -> Tensor:
-    """Draws hard bits with P(1) = sigmoid(logits); no gradient passes."""
-    return (_noisy(logits.detach(), generator) > 0).to(logits.dtype)
+def draw_bits(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Draws hard bits with P(1) = sigmoid(logits) from uniform noise of the same shape; no gradient passes."""
+    return (_noisy(logits.detach(), uniform) > 0).to(logits.dtype)
 
 
-def relax_bits(
-    logits: Tensor, tau: float, kind: Relaxation = "straight-through", generator: Generator | None = None
-) -> Tensor:
+def relax_bits(logits: Tensor, uniform: Tensor, tau: float, kind: Relaxation = "straight-through") -> Tensor:
     """Draws bits through which gradients reach the logits.
 
     Args:
         logits: Logits of P(1), any shape.
+        uniform: Noise between 0 and 1, of the same shape. The noise is given, not drawn, so that it does not depend
+            on how a batch is shared among processes.
         tau: Sharpness, above 0.
         kind: ``straight-through`` gives exact bits, ``gumbolt`` values between 0 and 1.
-        generator: Source of the noise.
 
     Returns:
         Tensor of the shape of ``logits``.
@@ -58,7 +56,7 @@ def relax_bits(
     """
     if not tau > 0:
         raise ValueError(f"tau must be positive, not {tau}")
-    noisy = _noisy(logits, generator)
+    noisy = _noisy(logits, uniform)
     soft = torch.sigmoid(noisy / tau)
     if kind == "gumbolt":
         return soft

@@ -11,7 +11,7 @@ only and enters through its own gradient) or, for the autoencoder alone, of fair
 :math:`\mathrm{KL}(q\,\|\,\text{coins})` up to a constant. ``free_bits`` nats of information cost nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -100,39 +100,46 @@ class ShowerAutoencoder(nn.Module):
         """Number of latent bits."""
         return sum(self.level_sizes)
 
-    def fit_observables(self, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def fit_observables(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Fits scales and starting values to training showers, once, before training."""
         self.observables.fit(batches)
         with torch.no_grad():
             self.voxel_head.ring_logits.copy_(self.observables.ring_occupancy.flatten().logit())
             self.voxel_head.ring_voxels.copy_(self.observables.ring_voxels.flatten())
 
-    def encode(self, showers: Tensor, incident_energies: Tensor, generator: Generator | None = None) -> Posterior:
-        """Posterior bits of showers (B, V) and incident energies (B, 1) in MeV; hard bits, no gradient needed."""
-        return self.encoder(self.observables(showers, incident_energies), generator=generator)  # type: ignore[no-any-return]
+    def encode(self, showers: Tensor, incident_energies: Tensor, uniform: Tensor) -> Posterior:
+        """Posterior bits.
+
+        Args:
+            showers: (B, V) in MeV.
+            incident_energies: (B, 1) in MeV.
+            uniform: Noise between 0 and 1 that decides the draws, (B, n_bits).
+        """
+        posterior: Posterior = self.encoder(self.observables(showers, incident_energies), uniform)
+        return posterior
 
     def loss_terms(
         self,
         showers: Tensor,
         incident_energies: Tensor,
+        uniform: Tensor,
         tau: float | None,
         prior_energy: PriorEnergy | None = None,
-        generator: Generator | None = None,
     ) -> tuple[LossTerms, Posterior]:
         """Terms of the bound.
 
         Args:
             showers: (B, V) in MeV.
             incident_energies: (B, 1) in MeV.
+            uniform: Noise between 0 and 1 of the posterior, (B, n_bits).
             tau: Sharpness of relaxed bits; None evaluates with plain bits.
             prior_energy: Energy of the bits; None stands for fair coins.
-            generator: Source of the posterior's noise.
 
         Returns:
             The terms and the posterior they were computed with.
         """
         view = self.observables(showers, incident_energies)
-        posterior = self.encoder(view, tau, self.relaxation, generator)
+        posterior: Posterior = self.encoder(view, uniform, tau, self.relaxation)
         bits = posterior.bits
         law: LayerLaw = self.layer_head(bits, view.position)
         hit_map = self._hit_map(bits, view)
@@ -183,9 +190,10 @@ class ShowerAutoencoder(nn.Module):
         return self.observables.random_frame(apply_threshold(scaled, self.geometry.threshold_mev), frame_generator)
 
     def _hit_map(self, bits: Tensor, view: ShowerView) -> HitMap:
-        return self.voxel_head(  # type: ignore[no-any-return]
+        hit_map: HitMap = self.voxel_head(
             bits, view.position, view.response, view.layers, view.layer_on, view.log_layers
         )
+        return hit_map
 
     def _voxel_nll(self, hit_map: HitMap, view: ShowerView) -> Tensor:
         if self.voxel_head.mask:

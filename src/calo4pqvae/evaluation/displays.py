@@ -31,6 +31,7 @@ __all__ = [
 FloatArray = NDArray[np.float64]
 
 _COLOURS = "viridis_r"
+_NOT_DRAWN = ("epoch", "step", "time", "seconds", "seed")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def shower_in_space(geometry: Geometry, examples: Mapping[str, ExampleShower]) -
         axes.set(xlabel="layer", ylabel="eta [mm]", zlabel="phi [mm]", ylim=(-outer, outer), zlim=(-outer, outer))
         axes.set_xlim(0, geometry.n_layers - 1)
         axes.yaxis.set_major_locator(MaxNLocator(3))
-        axes.set_box_aspect((1.8, 1, 1), zoom=1.1)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_box_aspect((1.8, 1, 1), zoom=0.95)
         axes.view_init(elev=18, azim=-60)
         axes.set_title(f"{name}, {_gev(example.incident_energy)}", y=0.98)
     if points is not None:
@@ -121,26 +123,28 @@ def training_curves(rows: Sequence[Mapping[str, object]], n_columns: int = 3) ->
     """Every number that was logged, against the epoch or step.
 
     Args:
-        rows: One dictionary a line of the log. Numbers whose names differ only by a leading ``train`` or ``validation``
-            share a panel. The abscissa is ``epoch``, else ``step``, else the line's number.
+        rows: One dictionary a line of the log; nested ones are flattened. Numbers whose names differ only by a leading
+            ``train`` or ``validation`` share a panel. Each ``stage`` has panels of its own. The abscissa is ``epoch``,
+            else ``step``, else the line's number.
         n_columns: Panels in a row.
     """
-    abscissa = next((key for key in ("epoch", "step") if rows and key in rows[0]), None)
-    series: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    series: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
     for position, row in enumerate(rows):
-        x = _number(row.get(abscissa)) if abscissa is not None else float(position)
-        for key, value in row.items():
+        abscissa = next((key for key in ("epoch", "step") if key in row), "line")
+        x = _number(row.get(abscissa, position))
+        stage = f"{row['stage']}: " if "stage" in row else ""
+        for key, value in _flat(row):
             y = _number(value)
-            if x is not None and y is not None and key not in ("epoch", "step", "time", "seed"):
+            if x is not None and y is not None and key not in _NOT_DRAWN:
                 panel, line = _panel_of(key)
-                series.setdefault(panel, {}).setdefault(line, []).append((x, y))
+                series.setdefault((stage + panel, abscissa), {}).setdefault(line, []).append((x, y))
     figure, panels, _ = grid(n_columns, max(1, -(-len(series) // n_columns)), width=4.2, height=2.8)
-    for axes, (panel, lines) in zip(panels, series.items(), strict=False):
+    for axes, ((panel, abscissa), lines) in zip(panels, series.items(), strict=False):
         for position, (name, points) in enumerate(lines.items()):
             axes.plot(*np.array(points).T, label=name, marker="." if len(points) < 40 else None, **line_style(position))
-        axes.set(title=panel, xlabel=abscissa or "line")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        if len(lines) > 1 or next(iter(lines)):
+        axes.set(title=panel, xlabel=abscissa)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        if any(lines):
             axes.legend()
     for axes in panels[len(series) :]:
         axes.remove()
@@ -226,6 +230,13 @@ def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
         return None
     return float(value)
+
+
+def _flat(row: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    pairs: list[tuple[str, object]] = []
+    for key, value in row.items():
+        pairs += _flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+    return pairs
 
 
 def _panel_of(key: str) -> tuple[str, str]:

@@ -65,6 +65,17 @@ class Estimate:
             return self.value / self.error
         return 0.0 if self.value == 0 else float("nan")
 
+    def __str__(self) -> str:
+        """Value and error, both to the second significant digit of the error."""
+        if not (np.isfinite(self.value) and np.isfinite(self.error) and self.error > 0):
+            return f"{self.value:.4g} ± {self.error:.2g}"
+        decimals = max(0, 1 - int(np.floor(np.log10(self.error))))
+        return f"{self.value:.{decimals}f} ± {self.error:.{decimals}f}"
+
+    def times(self, factor: float) -> "Estimate":
+        """The estimate in another unit."""
+        return Estimate(self.value * factor, self.error * factor, self.n)
+
     def to_dict(self) -> dict[str, float | int | None]:
         """The fields; what is not finite becomes None, which JSON can hold."""
         return {"value": _finite(self.value), "error": _finite(self.error), "n": self.n}

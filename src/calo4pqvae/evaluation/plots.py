@@ -6,7 +6,7 @@ and bars are one statistical standard error.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -223,9 +223,10 @@ def voxel_spectrum(reference: ShowerFeatures, generated: Samples, bins: EnergyBi
             threshold, color="black", linestyle=":", linewidth=1.2, label=f"threshold {1e3 * threshold:.4g} keV"
         )
         mains[k].set_ylim(top=200 * mains[k].get_ylim()[1])
+        mains[k].set_xlim(0.6 * edges[0], edges[-1])
         mains[k].set_title(bins.labels[k])
         ratios[k].set_xlabel("voxel energy [MeV]")
-    _finish(mains, "voxels per shower and decade")
+    _finish(mains, "voxels per shower and decade", legend="upper left")
     return figure
 
 
@@ -318,11 +319,17 @@ def _range_of(values: FloatArray, tail: float = 0.001) -> tuple[float, float]:
     return float(low - margin), float(high + margin)
 
 
-def _finish(mains: list[Axes], label: str, headroom: float | None = None, every: int | None = None) -> None:
+def _finish(
+    mains: list[Axes],
+    label: str,
+    headroom: float | None = None,
+    every: int | None = None,
+    legend: Literal["best", "upper left"] = "best",
+) -> None:
     """Labels the left panels, puts the legend into the first one and leaves room for it."""
     for position, axes in enumerate(mains):
         if position % (every or len(mains)) == 0:
             axes.set_ylabel(label)
         if headroom is not None:
             axes.set_ylim(0, headroom * axes.get_ylim()[1])
-    mains[0].legend()
+    mains[0].legend(loc=legend)

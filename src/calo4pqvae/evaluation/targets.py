@@ -139,18 +139,17 @@ class TargetTable:
         }
 
     def _cells(self, row: TargetRow, every: bool) -> dict[str, str]:
-        group = [other for other in self.rows if (other.family, other.third) == (row.family, row.third)]
-        name = row.name if every or len(group) == 1 else f"{row.name} (worst of {len(group)})"
+        group = [row] if every else [r for r in self.rows if (r.family, r.third) == (row.family, row.third)]
+        name = row.family if row.family == row.name else f"{row.family}, {row.name}"
         return {
-            "target": row.family,
-            "of": name,
+            "result": "pass" if all(other.passed for other in group) else "FAIL",
+            "target": name if len(group) == 1 else f"{name} (worst of {len(group)})",
             "third": row.third,
-            "generated": f"{row.generated.value:.4g} ± {row.generated.error:.2g}",
-            "Geant4": f"{row.reference.value:.4g} ± {row.reference.error:.2g}",
+            "generated": str(row.generated),
+            "Geant4": str(row.reference),
             "deviation": f"{row.deviation.value:+.1%} ± {row.deviation.error:.1%}",
             "allowed": _allowed_in_words(row),
-            "Geant4 against Geant4": f"{row.floor.median:.1%} ({row.floor.quantile84:.1%})",
-            "passed": "pass" if all(other.passed for other in ([row] if every else group)) else "FAIL",
+            "Geant4 itself": f"{row.floor.median:.1%} ({row.floor.quantile84:.1%})",
         }
 
 
@@ -208,7 +207,7 @@ def _rows_of_bin(
     label: str, reference: ShowerFeatures, generated: ShowerFeatures, n_splits: int, seed: int
 ) -> list[TargetRow]:
     layers = large_layers(reference)
-    headings = [*_headings(layers, reference.geometry.threshold_mev), ("response width", "width of E_tot/E_inc")]
+    headings = [*_headings(layers, reference.geometry.threshold_mev), ("response width", "response width")]
     expected, found = _columns(reference, layers), _columns(generated, layers)
     energies = reference.incident_energy
     pairs = _compare(expected, energies, found, generated.incident_energy)
@@ -226,7 +225,7 @@ def _headings(layers: list[int], threshold_mev: float) -> list[tuple[str, str]]:
         for low, high in itertools.pairwise(spectrum_half_decades(threshold_mev))
     ]
     profile = [("longitudinal profile", f"layer {layer}") for layer in layers]
-    return [("response", "mean E_tot/E_inc"), ("occupancy", "mean occupancy"), *profile, *spectrum]
+    return [("response", "response"), ("occupancy", "occupancy"), *profile, *spectrum]
 
 
 def _columns(features: ShowerFeatures, layers: list[int]) -> FloatArray:

@@ -106,7 +106,9 @@ def enumerate_machine(
     free_fields = (fields + matrix @ held)[free]
     free_matrix = matrix[free][:, free]
     bits = _all_bits(len(free))
-    energies = torch.cat([_energies(part.double(), free_fields, free_matrix) for part in bits.split(_CHUNK)]) + constant
+    energies = (
+        torch.cat([_energies(part.double(), free_fields, free_matrix) for part in torch.split(bits, _CHUNK)]) + constant
+    )
     log_z = torch.logsumexp(-beta * energies, dim=0)
     probabilities = torch.exp(-beta * energies - log_z)
     first, pairs = _moments(bits, probabilities)
@@ -169,7 +171,7 @@ def _moments(bits: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
     n_bits = bits.shape[1]
     first = torch.zeros(n_bits, dtype=torch.float64)
     pairs = torch.zeros(n_bits, n_bits, dtype=torch.float64)
-    for part, weights in zip(bits.split(_CHUNK), probabilities.split(_CHUNK), strict=True):
+    for part, weights in zip(torch.split(bits, _CHUNK), torch.split(probabilities, _CHUNK), strict=True):
         values = part.double()
         weighted = values * weights[:, None]
         first += weighted.sum(dim=0)

@@ -14,11 +14,11 @@ Three objects are kept apart: the machine holds parameters, the sampler is a rul
 sweeps give the same bits; ten sweeps equal four sweeps and then six.
 
 **How it is made fast.** Nodes are rows and chains are columns, so that a coupler is one multiply-add over a
-contiguous row. What does not change during a call (fields, condition, clamped neighbours, beta) is summed
-once. A partition that sees less than 40 % of the other bits is summed by ``embedding_bag``, which needs no
-temporary; otherwise by matrix products. A bit is one when a uniform number lies below :math:`\sigma(\beta
-f)`; the uniform is a 32-bit integer, because 64 random bits at once are cheaper than two floats.
-Probabilities are thereby exact to about 6e-8, as for a float32 uniform.
+contiguous row. What does not change during a call (fields, condition, clamped neighbours, beta) is summed once. A
+partition that sees less than 40 % of the other bits is summed by ``embedding_bag``, which needs no temporary;
+otherwise by matrix products. A bit is one when a uniform number lies below :math:`\sigma(\beta f)`; the uniform is
+a 32-bit integer, because 64 random bits at once are cheaper than two floats. Probabilities are thereby exact to
+about 6e-8, as for a float32 uniform.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,6 @@ from calo4pqvae.prior.topology import Topology
 
 __all__ = ["BlockGibbsSampler", "GibbsState"]
 
-_DENSE_FROM = 0.4  # coupled share of a partition's possible pairs from which matrix products are faster
 _HALF_RANGE = float(2**31)
 
 
@@ -71,10 +70,13 @@ class BlockGibbsSampler:
 
     Args:
         machine: The machine; its parameters are read anew at every call.
+        dense_from: Coupled share of a partition's possible pairs from which matrix products are used; the law does
+            not depend on it.
     """
 
-    def __init__(self, machine: BoltzmannMachine) -> None:
+    def __init__(self, machine: BoltzmannMachine, dense_from: float = 0.4) -> None:
         self.machine = machine
+        self.dense_from = dense_from
         self._latest: tuple[bytes, torch.device, _Plan] | None = None
 
     def init(self, n_chains: int, generator: torch.Generator) -> GibbsState:
@@ -134,7 +136,7 @@ class BlockGibbsSampler:
         """Keeps the lists of the latest mask: calls of few sweeps would otherwise spend their time on them."""
         key, device = mask.tobytes(), self.machine.device
         if self._latest is None or self._latest[:2] != (key, device):
-            self._latest = (key, device, _Plan.of(self.machine.topology, mask, device))
+            self._latest = (key, device, _Plan.of(self.machine.topology, mask, device, self.dense_from))
         return self._latest[2]
 
     def _check(self, state: GibbsState, n_sweeps: int, condition: Tensor | None, beta: float | Tensor) -> None:
@@ -171,7 +173,7 @@ class _Plan:
     blocks: tuple[_Block, ...]
 
     @classmethod
-    def of(cls, topology: Topology, mask: NDArray[np.bool_], device: torch.device) -> Self:
+    def of(cls, topology: Topology, mask: NDArray[np.bool_], device: torch.device, dense_from: float) -> Self:
         free = np.flatnonzero(~mask)
         row = np.cumsum(~mask) - 1
         edges = topology.edges
@@ -190,7 +192,7 @@ class _Plan:
                     indices=torch.from_numpy(indices[part].astype(np.int32)).to(device),
                     offsets=torch.from_numpy((offsets[start : stop + 1] - offsets[start]).astype(np.int32)).to(device),
                     couplers=torch.from_numpy(couplers[entries[part]]).to(device),
-                    is_dense=len(indices[part]) > _DENSE_FROM * possible,
+                    is_dense=len(indices[part]) > dense_from * possible,
                 )
             )
         return cls(torch.from_numpy(free).to(device), torch.from_numpy(mask.copy()).to(device), tuple(blocks))

@@ -1,28 +1,7 @@
-r"""Learning a Boltzmann machine from bits: contrastive gradients, persistent chains, and the update step.
+"""Learning a Boltzmann machine from bits: persistent chains and the update step.
 
-The log-likelihood :math:`L = \langle \ln p(z | c) \rangle_d` of data (d) under the model (m) has the gradient
-
-.. math::
-    \partial_{b_i} L = \langle z_i \rangle_d - \langle z_i \rangle_m, \quad
-    \partial_{W_{ij}} L = \langle z_i z_j \rangle_d - \langle z_i z_j \rangle_m, \quad
-    \partial_{A_{ai}} L = \langle c_a z_i \rangle_d - \langle c_a z_i \rangle_m .
-
-**Centred form.** Write the same machine with bits :math:`z_i - \mu_i` and conditions :math:`c_a - \nu_a`,
-follow the gradient there and go back. With :math:`\Delta = \langle \cdot \rangle_d - \langle \cdot
-\rangle_m`,
-
-.. math::
-    \delta W_{ij} = \Delta[(z_i - \mu_i)(z_j - \mu_j)], \quad \delta A_{ai} = \Delta[(c_a - \nu_a)(z_i -
-    \mu_i)], \quad \delta b_i = \Delta z_i - \sum_{j \sim i} \delta W_{ij} \mu_j - \sum_a \delta A_{ai} \nu_a
-    ,
-
-which vanishes where the plain gradient does, does not depend on which state of a bit is called one, and
-learns faster. The offsets are moving averages of the data's means: offsets that follow the model as well can
-diverge.
-
-**Clamped bits** (the condition's partition) have the same values in data and model. They are given, not
-learned: their biases and the couplers between two of them do not move, while couplers from them to free bits
-follow the conditional likelihood.
+A step compares the moments of a batch with those of the model's own samples (the negative phase) and moves
+the parameters along the contrastive gradient of :mod:`~calo4pqvae.prior.gradients`.
 
 **Chains.** Contrastive divergence (``cd``) starts its chains at the data in every step; persistent chains
 (``pcd``) go on from the step before. Chains hold the clamped values and the condition of an event of their
@@ -30,12 +9,11 @@ own. So that these are not those of the first events for ever, a share of the ch
 new events in each step. Sweeps must exceed the mixing time, which grows as learning goes on, or the model is
 right only for its own protocol.
 
-Melchior, Fischer and Wiskott, JMLR 17(99) (2016); Tieleman, ICML (2008); Decelle, Furtlehner and Seoane,
-NeurIPS (2021), arXiv 2105.13889.
+Tieleman, ICML (2008); Decelle, Furtlehner and Seoane, NeurIPS (2021), arXiv 2105.13889.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
@@ -45,18 +23,10 @@ from torch import Tensor
 
 from calo4pqvae.errors import CheckpointError, ConfigError
 from calo4pqvae.prior.gibbs import BlockGibbsSampler, GibbsState
+from calo4pqvae.prior.gradients import Gradient, Offsets, contrastive_gradient
 from calo4pqvae.prior.machine import BoltzmannMachine, Moments
-from calo4pqvae.prior.pairs import Neighbours
 
-__all__ = [
-    "Gradient",
-    "LearningSettings",
-    "Offsets",
-    "PersistentChains",
-    "PriorLearner",
-    "StepReport",
-    "contrastive_gradient",
-]
+__all__ = ["LearningSettings", "PersistentChains", "PriorLearner", "StepReport"]
 
 
 @dataclass(frozen=True)
@@ -64,13 +34,16 @@ class LearningSettings:
     """How a machine is learned.
 
     Args:
-        learning_rate: Step size at the start. learning_rate_final: Step size at the end, reached
-        geometrically; None keeps it constant. n_sweeps: Gibbs sweeps a step. n_chains: Persistent chains.
-        method: ``"pcd"`` (persistent chains) or ``"cd"`` (chains started at the data). gradient:
-        ``"centred"`` or ``"plain"``. optimizer: ``"sgd"``, or ``"adam"``, which has been seen to diverge with
-        the centred gradient. weight_decay: L2 decay of the couplings. offset_rate: Share of a new batch in
-        the moving average of the offsets. refresh: Share of the persistent chains that takes over new events
-        in each step, if bits are clamped or
+        learning_rate: Step size at the start.
+        learning_rate_final: Step size at the end, reached geometrically; None keeps it constant.
+        n_sweeps: Gibbs sweeps a step.
+        n_chains: Persistent chains.
+        method: ``"pcd"`` (persistent chains) or ``"cd"`` (chains started at the data).
+        gradient: ``"centred"`` or ``"plain"``.
+        optimizer: ``"sgd"``, or ``"adam"``, which has been seen to diverge with the centred gradient.
+        weight_decay: L2 decay of the couplings.
+        offset_rate: Share of a new batch in the moving average of the offsets.
+        refresh: Share of the persistent chains that takes over new events in each step, if bits are clamped or
             the machine has a condition.
 
     Raises:
@@ -105,89 +78,6 @@ class LearningSettings:
         for name, (holds, allowed) in rules.items():
             if not holds:
                 raise ConfigError(f"{name} = {getattr(self, name)!r} is out of range; it must be {allowed}")
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """A direction of ascent, shaped like the parameters of the machine."""
-
-    biases: Tensor
-    couplings: Tensor
-    condition_weights: Tensor | None = None
-
-    def hold(self, clamped: Tensor, ends: Tensor) -> "Gradient":
-        """Stops what conditional data cannot determine: biases of clamped bits, couplers between two of them.
-
-        Args:
-            clamped: Mask (N,).
-            ends: Couplers (M, 2).
-        """
-        weights = self.condition_weights
-        return Gradient(
-            self.biases.masked_fill(clamped, 0.0),
-            self.couplings.masked_fill(clamped[ends].all(dim=1), 0.0),
-            None if weights is None else weights.masked_fill(clamped, 0.0),
-        )
-
-    @property
-    def norm(self) -> float:
-        """Euclidean length over all parameters."""
-        parts = [self.biases, self.couplings]
-        parts += [] if self.condition_weights is None else [self.condition_weights]
-        return float(torch.stack([part.square().sum() for part in parts]).sum().sqrt())
-
-
-@dataclass(frozen=True)
-class Offsets:
-    """What the centred gradient subtracts: of the bits (N,), and of the condition (n_c,) if there is one."""
-
-    bits: Tensor
-    condition: Tensor | None = None
-
-    def moved(self, data: Moments, rate: float) -> "Offsets":
-        """The moving average after another batch."""
-        condition = self.condition
-        if condition is not None and data.condition is not None:
-            condition = torch.lerp(condition, data.condition, rate)
-        return Offsets(torch.lerp(self.bits, data.first, rate), condition)
-
-
-def contrastive_gradient(
-    data: Moments,
-    model: Moments,
-    neighbours: Neighbours,
-    form: Literal["plain", "centred"] = "plain",
-    offsets: Offsets | None = None,
-) -> Gradient:
-    """Direction of ascent of the log-likelihood, from second moments of bits; formulas in the module docstring.
-
-    Args:
-        data: Moments of the data.
-        model: Moments of the model's samples.
-        neighbours: The graph, on the device of the moments.
-        form: ``"plain"`` or ``"centred"``.
-        offsets: Offsets of the centred form; the data's own means if None.
-    """
-    biases = data.first - model.first
-    couplings = data.second - model.second
-    has_condition = data.cross is not None and model.cross is not None
-    weights = data.cross - model.cross if data.cross is not None and model.cross is not None else None
-    if form == "plain":
-        return Gradient(biases, couplings, weights)
-    offsets = offsets or Offsets(data.first, data.condition)
-    mu, nu = offsets.bits, offsets.condition
-    first, second = neighbours.ends.unbind(1)
-    couplings = couplings - mu[first] * biases[second] - mu[second] * biases[first]
-    shift = torch.zeros_like(biases)
-    shift.index_add_(0, first, couplings * mu[second])
-    shift.index_add_(0, second, couplings * mu[first])
-    if has_condition and weights is not None and nu is not None:
-        assert data.condition is not None
-        assert model.condition is not None
-        drift = data.condition - model.condition
-        weights = weights - nu[:, None] * biases - drift[:, None] * mu
-        shift += nu @ weights
-    return Gradient(biases - shift, couplings, weights)
 
 
 @dataclass(frozen=True)
@@ -335,8 +225,7 @@ class PriorLearner:
             condition: Conditions of the batch (B, n_c), if the machine has a condition.
 
         Raises:
-            PriorError: If the data are not bits, a shape does not fit, or the parameters are no longer
-                finite.
+            PriorError: If the data are not bits, a shape does not fit, or the parameters are no longer finite.
         """
         machine = self.machine
         batch = GibbsState(data_states.detach().to(machine.device))
@@ -344,9 +233,8 @@ class PriorLearner:
         data = self._shared(machine.sufficient_statistics(batch.states, own))
         samples, sample_condition = self._negative_phase(batch, own)
         model = self._shared(machine.sufficient_statistics(samples.states, sample_condition))
-        rate = self.settings.offset_rate
-        start = Offsets(data.first, data.condition)
-        self.offsets = start if self.offsets is None else self.offsets.moved(data, rate)
+        offsets = self.offsets or Offsets(data.first, data.condition)
+        self.offsets = offsets.moved(data, self.settings.offset_rate)
         gradient = contrastive_gradient(data, model, machine.neighbours, self.settings.gradient, self.offsets)
         gradient = gradient.hold(self._held, machine.neighbours.ends)
         report = StepReport(
@@ -434,8 +322,12 @@ class PriorLearner:
     def _shared(self, moments: Moments) -> Moments:
         if self._reduce is None:
             return moments
-        parts = {field.name: getattr(moments, field.name) for field in fields(moments)}
-        return Moments(**{name: None if part is None else self._reduce(part) for name, part in parts.items()})
+        return Moments(
+            first=self._reduce(moments.first),
+            second=self._reduce(moments.second),
+            cross=None if moments.cross is None else self._reduce(moments.cross),
+            condition=None if moments.condition is None else self._reduce(moments.condition),
+        )
 
     @torch.no_grad()
     def _mean_energy(self, state: GibbsState, condition: Tensor | None) -> float:

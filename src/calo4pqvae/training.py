@@ -1,0 +1,172 @@
+r"""Training: what is trained in which order, and how it is resumed.
+
+* ``autoencoder``: the bound with fair coins as prior (weight ``kl_weight``), nothing else;
+* ``joint``: the machine is the prior from the start and learns beside the networks. The encoder's loss holds the energy
+  of its bits; the machine is moved by the contrastive gradient from block Gibbs statistics, with plain SGD of its own
+  (``direct``) or with the networks' learning rate and Adam (``loss``: the older scheme of positive and negative energy
+  inside one loss, whose gradient with samples held fixed is the same contrastive one);
+* ``prior``: the machine alone, on posterior bits exported by an earlier run;
+* ``staged``: networks (with fair coins, or jointly if ``training.joint_networks``), then export of posterior bits with
+  the networks frozen and in evaluation mode, then the machine by PCD.
+
+The loops themselves are in :mod:`calo4pqvae.loops`. All randomness comes from streams named by step
+(:mod:`calo4pqvae.seeds`), so that a resumed run equals an uninterrupted one bit for bit, and the noise of a batch is
+drawn for the whole batch before it is shared among processes.
+"""
+
+import difflib
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from calo4pqvae import __version__
+from calo4pqvae.autoencoder.vae import ShowerAutoencoder
+from calo4pqvae.config import Config
+from calo4pqvae.dataset import TrainingData
+from calo4pqvae.errors import CheckpointError, ConfigError
+from calo4pqvae.fabric import make_fabric
+from calo4pqvae.latent_prior import LatentPrior, build_topology
+from calo4pqvae.loops import Reporter, Shop, export_posterior, silent, train_networks, train_prior
+from calo4pqvae.rundir import RunDirectory
+
+__all__ = ["train"]
+
+
+def train(
+    config: Config, out: Path, *, resume: bool = False, overwrite: bool = False, report: Reporter = silent
+) -> RunDirectory:
+    """Trains a model into a run directory.
+
+    Args:
+        config: Settings; on resuming they must be those of the run.
+        out: The run directory.
+        resume: Go on from the checkpoint in ``out``.
+        overwrite: Start anew where a run stands.
+        report: Told about progress.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        DataError: If showers cannot be used.
+        ConfigError: If settings do not fit data or machine.
+        CheckpointError: If there is nothing to resume, or it belongs to another configuration.
+        DivergenceError: If a loss or the machine left finite values; the last checkpoint is kept.
+    """
+    started = time.perf_counter()
+    if resume:
+        _same_config(config, RunDirectory.open(out).config(), out)
+    data = TrainingData(config)
+    prior = LatentPrior(config, build_topology(config))
+    fabric = make_fabric(config)
+    if fabric.is_global_zero and not resume:
+        RunDirectory.create(out, config, replace=overwrite)
+    fabric.barrier()
+    shop = _open_shop(config, RunDirectory(out), fabric, data, prior, report)
+    if fabric.is_global_zero:
+        shop.run.write_provenance(_provenance(shop, finished=False, seconds=None))
+        shop.run.save_tensors(
+            "split", {"train": torch.from_numpy(data.train), "validation": torch.from_numpy(data.validation)}
+        )
+    _stages(shop)
+    if fabric.is_global_zero:
+        shop.run.write_provenance(_provenance(shop, finished=True, seconds=time.perf_counter() - started))
+        shop.run.tensor_path("checkpoint").unlink(missing_ok=True)
+    fabric.barrier()
+    return shop.run
+
+
+def _stages(shop: Shop) -> None:
+    mode = shop.config.training.mode
+    if mode != "prior" and not shop.is_past("networks"):
+        train_networks(shop, joint=mode == "joint" or (mode == "staged" and shop.config.training.joint_networks))
+    if mode != "prior" and not shop.is_past("export"):
+        export_posterior(shop)
+    if mode in ("staged", "prior") and not shop.is_past("prior"):
+        train_prior(shop)
+
+
+def _open_shop(
+    config: Config, run: RunDirectory, fabric: Fabric, data: TrainingData, prior: LatentPrior, report: Reporter
+) -> Shop:
+    torch.manual_seed(config.training.seed)
+    autoencoder = ShowerAutoencoder(config, data.geometry, prior.level_sizes)
+    shop = Shop(config, run, fabric, data, autoencoder, prior, report)
+    if run.has("checkpoint"):
+        shop.checkpoint, shop.notes = run.load_tensors("checkpoint")
+        if fabric.is_global_zero:
+            run.keep_metrics(int(shop.notes["n_rows"]))
+    elif run.provenance().get("finished"):
+        shop.notes = {"stage": "finished"}
+    elif config.training.mode == "prior":
+        _take_over(shop)
+    else:
+        autoencoder.fit_observables(data.chunks(data.train))
+    prior.to(fabric.device)
+    return shop
+
+
+def _take_over(shop: Shop) -> None:
+    """Prior mode: networks and posterior bits come from another run."""
+    source = shop.config.training.start_from
+    if source is None:
+        raise ConfigError("training.mode = 'prior' needs training.start_from, a run with exported posterior bits")
+    other = RunDirectory.open(Path(source))
+    for name in ("autoencoder", "posterior"):
+        tensors, notes = other.load_tensors(name)
+        if name == "posterior" and tensors["bits"].shape[1] != shop.prior.n_bits:
+            raise CheckpointError(
+                f"{source} has posterior states of {tensors['bits'].shape[1]} bits, the prior {shop.prior.n_bits}: "
+                "use the latent settings of that run"
+            )
+        if shop.fabric.is_global_zero:
+            shop.run.save_tensors(name, tensors, **notes)
+    shop.fabric.barrier()
+
+
+def _same_config(config: Config, stored: Config, out: Path) -> None:
+    old, new = (tree.to_toml().splitlines() for tree in (stored, config))
+    changed = [line for line in difflib.ndiff(old, new) if line.startswith(("+ ", "- "))]
+    if changed:
+        raise CheckpointError(
+            f"{out} was made with another configuration ({'; '.join(changed[:4])}): resume without settings of your own"
+        )
+
+
+def _provenance(shop: Shop, *, finished: bool, seconds: float | None) -> dict[str, Any]:
+    topology = shop.prior.topology
+    return {
+        "finished": finished,
+        "seconds_of_last_session": seconds,
+        "data": shop.data.provenance(),
+        "seed": shop.config.training.seed,
+        "graph": {
+            "name": topology.name,
+            "sizes": list(topology.sizes),
+            "n_couplers": topology.n_edges,
+            "content_hash": topology.content_hash,
+        },
+        "n_parameters": {
+            "encoder": _count(shop.autoencoder.encoder),
+            "decoder": _count(shop.autoencoder.layer_head) + _count(shop.autoencoder.voxel_head),
+            "prior": _count(shop.prior),
+        },
+        "device": str(shop.fabric.device),
+        "processes": shop.fabric.world_size,
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "calo4pqvae": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
