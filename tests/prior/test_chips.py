@@ -1,15 +1,19 @@
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import dwave.graphs
-import networkx
+import networkx as nx
 import numpy as np
 import pytest
 
 from calo4pqvae.errors import PriorError
 from calo4pqvae.prior.chips import MissingParts, chip_topology, load_missing
+from calo4pqvae.prior.topology import Topology
 
 
-def label_edges(topology):
+def label_edges(topology: Topology) -> set[frozenset[int]]:
     labels = np.array(topology.node_labels)
     return {frozenset(pair) for pair in labels[topology.edges].tolist()}
 
@@ -23,7 +27,7 @@ def label_edges(topology):
         ("pegasus", 6, (170,) * 4, 4_484),
     ],
 )
-def test_whole_chips_have_the_published_counts(family, m, sizes, n_edges):
+def test_whole_chips_have_the_published_counts(family: str, m: int, sizes: tuple[int, ...] | int, n_edges: int) -> None:
     topology = chip_topology(family, m)
     assert topology.sizes == sizes
     assert topology.n_edges == n_edges
@@ -32,7 +36,7 @@ def test_whole_chips_have_the_published_counts(family, m, sizes, n_edges):
 @pytest.mark.parametrize(
     ("family", "build"), [("zephyr", dwave.graphs.zephyr_graph), ("pegasus", dwave.graphs.pegasus_graph)]
 )
-def test_labels_and_couplers_are_those_of_the_chip(family, build):
+def test_labels_and_couplers_are_those_of_the_chip(family: str, build: Callable[[int], nx.Graph]) -> None:
     topology = chip_topology(family, 3)
     graph = build(3)
     assert set(topology.node_labels) == set(graph.nodes)
@@ -48,26 +52,28 @@ def test_labels_and_couplers_are_those_of_the_chip(family, build):
         ("pegasus", 16, 512, 14_404),
     ],
 )
-def test_patches_have_exact_sizes_are_connected_and_no_looser_than_published_ones(family, m, sizes, least):
+def test_patches_have_exact_sizes_are_connected_and_no_looser_than_published_ones(
+    family: str, m: int, sizes: tuple[int, ...] | int, least: int
+) -> None:
     topology = chip_topology(family, m, sizes)
     assert topology.sizes == (sizes,) * 4
     assert topology.n_edges >= least
-    graph = networkx.Graph(topology.edges.tolist())
+    graph = nx.Graph(topology.edges.tolist())
     assert len(graph) == topology.n_nodes
-    assert networkx.is_connected(graph)
+    assert nx.is_connected(graph)
     whole = label_edges(chip_topology(family, m))
     chosen = set(topology.node_labels)
     assert label_edges(topology) == {edge for edge in whole if edge <= chosen}
 
 
-def test_patches_are_deterministic_and_may_be_unequal():
+def test_patches_are_deterministic_and_may_be_unequal() -> None:
     first, second = (chip_topology("zephyr", 3, (5, 9, 7, 2)) for _ in range(2))
     assert first == second
     assert first.sizes == (5, 9, 7, 2)
     assert first.name == "zephyr-3-5x9x7x2"
 
 
-def test_missing_parts_are_gone_and_nothing_else():
+def test_missing_parts_are_gone_and_nothing_else() -> None:
     graph = dwave.graphs.zephyr_graph(2)
     rng = np.random.default_rng(3)
     qubits = tuple(rng.choice(graph.number_of_nodes(), 9, replace=False).tolist())
@@ -83,13 +89,14 @@ def test_missing_parts_are_gone_and_nothing_else():
     assert not set(qubits) & set(patch.node_labels)
 
 
-def test_missing_parts_are_read_from_a_file(tmp_path):
+def test_missing_parts_are_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "chip.json"
-    content = {"family": "zephyr", "m": 2, "t": 4, "missing_qubits": [17], "missing_couplers": [[50, 0]]}
-    content["missing_couplers"] = [list(reversed(next(iter(dwave.graphs.zephyr_graph(2).edges))))]
+    coupler = next(iter(dwave.graphs.zephyr_graph(2).edges))
+    content = {"family": "zephyr", "m": 2, "t": 4, "missing_qubits": [17], "missing_couplers": [coupler[::-1]]}
     path.write_text(json.dumps(content), encoding="utf-8")
     missing = load_missing(path)
     assert missing.qubits == (17,)
+    assert missing.couplers == (tuple(sorted(coupler)),)
     topology = chip_topology("zephyr", 2, missing=missing)
     assert topology.n_nodes == dwave.graphs.zephyr_graph(2).number_of_nodes() - 1
     with pytest.raises(PriorError, match="the chip asked for is zephyr m=3"):
@@ -115,14 +122,14 @@ def test_missing_parts_are_read_from_a_file(tmp_path):
         ('{"family": "zephyr", "m": 2, "dead": []}', "unknown keys"),
     ],
 )
-def test_bad_working_graph_files_are_refused(tmp_path, text, message):
+def test_bad_working_graph_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "chip.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(PriorError, match=message):
         load_missing(path)
 
 
-def test_absent_working_graph_file_is_refused(tmp_path):
+def test_absent_working_graph_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PriorError, match="cannot read the working graph"):
         load_missing(tmp_path / "none.json")
 
@@ -139,6 +146,6 @@ def test_absent_working_graph_file_is_refused(tmp_path):
         (("pegasus", 4, None, 3), "no pegasus chip"),
     ],
 )
-def test_impossible_chips_are_refused(arguments, message):
+def test_impossible_chips_are_refused(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(PriorError, match=message):
         chip_topology(*arguments)

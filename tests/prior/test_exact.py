@@ -1,5 +1,6 @@
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from calo4pqvae.prior.topology import complete_topology
 from calo4pqvae.testing import tiny_machine
 
 
-def sum_by_hand(machine, condition=(), held=None, beta=1.0):
+def sum_by_hand(
+    machine: BoltzmannMachine, condition: Sequence[float], held: dict[int, int], beta: float
+) -> dict[str, float | list[float]]:
     """Law by loops over states: log Z, means of bits, of products, and mean and variance of the energy."""
-    held = held or {}
     fields = [
         b + sum(c * machine.condition_weights[a, i].item() for a, c in enumerate(condition))
         for i, b in enumerate(machine.biases.tolist())
@@ -49,7 +51,7 @@ def sum_by_hand(machine, condition=(), held=None, beta=1.0):
         (0, dict.fromkeys(range(8), 1), 1.0),
     ],
 )
-def test_law_equals_the_sum_by_hand(n_condition, held, beta):
+def test_law_equals_the_sum_by_hand(n_condition: int, held: dict[int, int], beta: float) -> None:
     machine = tiny_machine(seed=3, n_condition=n_condition)
     condition = [0.7, -1.2][:n_condition]
     mask = torch.tensor([i in held for i in range(8)])
@@ -62,7 +64,7 @@ def test_law_equals_the_sum_by_hand(n_condition, held, beta):
     torch.testing.assert_close(machine.energy(law.states(), batch).double(), law.energies, rtol=1e-5, atol=1e-5)
 
 
-def test_variances_and_entropy_of_fair_coins():
+def test_variances_and_entropy_of_fair_coins() -> None:
     law = enumerate_machine(BoltzmannMachine(complete_topology((2, 1))))
     assert law.log_z == pytest.approx(3 * math.log(2))
     assert law.entropy == pytest.approx(3 * math.log(2))
@@ -70,7 +72,7 @@ def test_variances_and_entropy_of_fair_coins():
     assert law.second_variance.tolist() == pytest.approx([0.1875] * 2)
 
 
-def test_sums_do_not_overflow():
+def test_sums_do_not_overflow() -> None:
     machine = BoltzmannMachine(complete_topology((2, 2)))
     with torch.no_grad():
         machine.biases.fill_(1000.0)
@@ -79,7 +81,7 @@ def test_sums_do_not_overflow():
     assert law.first.tolist() == pytest.approx([1.0] * 4)
 
 
-def test_twenty_bits_agree_with_a_marginal_in_closed_form():
+def test_twenty_bits_agree_with_a_marginal_in_closed_form() -> None:
     """Two partitions: summing one out by hand leaves 2 ** 10 terms of softplus."""
     machine = BoltzmannMachine(complete_topology((10, 10)))
     generator = torch.Generator().manual_seed(5)
@@ -93,7 +95,7 @@ def test_twenty_bits_agree_with_a_marginal_in_closed_form():
     assert enumerate_machine(machine).log_z == pytest.approx(np.logaddexp.reduce(terms), rel=1e-10)
 
 
-def test_limits_are_told():
+def test_limits_are_told() -> None:
     machine = BoltzmannMachine(complete_topology((12, 11)))
     with pytest.raises(PriorError, match="23 free bits are too many"):
         enumerate_machine(machine)

@@ -1,9 +1,11 @@
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from calo4pqvae.errors import PriorError
 from calo4pqvae.prior.chips import chip_topology
@@ -12,7 +14,7 @@ from calo4pqvae.prior.topology import Topology, complete_topology, independent_t
 from calo4pqvae.testing import all_states, tiny_machine
 
 
-def sparse_machine(n_condition=0):
+def sparse_machine(n_condition: int = 0) -> BoltzmannMachine:
     """A Zephyr patch: so few couplers that sums walk over them instead of multiplying matrices."""
     machine = BoltzmannMachine(chip_topology("zephyr", 2, (9, 20, 14, 17)), n_condition)
     generator = torch.Generator().manual_seed(1)
@@ -22,18 +24,18 @@ def sparse_machine(n_condition=0):
     return machine
 
 
-def machines(n_condition=0):
+def machines(n_condition: int = 0) -> list[BoltzmannMachine]:
     return [tiny_machine(n_condition=n_condition), sparse_machine(n_condition)]
 
 
-def random_batch(machine, n=7, seed=0):
+def random_batch(machine: BoltzmannMachine, n: int = 7, seed: int = 0) -> tuple[Tensor, Tensor | None]:
     rng = np.random.default_rng(seed)
     states = torch.from_numpy(rng.integers(0, 2, (n, machine.n_nodes)).astype(np.float32))
     condition = torch.from_numpy(rng.normal(size=(n, machine.n_condition)).astype(np.float32))
     return states, condition if machine.n_condition else None
 
 
-def energy_by_hand(machine, state, condition):
+def energy_by_hand(machine: BoltzmannMachine, state: list[float], condition: list[float]) -> float:
     energy = -sum(b * z for b, z in zip(machine.biases.tolist(), state, strict=True))
     for (i, j), w in zip(machine.topology.edges.tolist(), machine.couplings.tolist(), strict=True):
         energy -= w * state[i] * state[j]
@@ -42,7 +44,7 @@ def energy_by_hand(machine, state, condition):
     return energy
 
 
-def test_energy_of_a_machine_small_enough_for_paper():
+def test_energy_of_a_machine_small_enough_for_paper() -> None:
     machine = BoltzmannMachine(Topology("triangle", (1, 1, 1), np.array([[0, 1], [0, 2], [1, 2]])))
     with torch.no_grad():
         machine.biases.copy_(torch.tensor([1.0, -2.0, 0.5]))
@@ -53,7 +55,7 @@ def test_energy_of_a_machine_small_enough_for_paper():
 
 
 @pytest.mark.parametrize("n_condition", [0, 2])
-def test_energy_follows_the_formula(n_condition):
+def test_energy_follows_the_formula(n_condition: int) -> None:
     for machine in machines(n_condition):
         states, condition = random_batch(machine)
         rows = condition.tolist() if condition is not None else [[]] * len(states)
@@ -62,7 +64,7 @@ def test_energy_follows_the_formula(n_condition):
 
 
 @pytest.mark.parametrize("n_condition", [0, 2])
-def test_local_field_is_the_energy_difference_of_a_flip(n_condition):
+def test_local_field_is_the_energy_difference_of_a_flip(n_condition: int) -> None:
     for machine in machines(n_condition):
         states, condition = random_batch(machine)
         fields = machine.local_fields(states, condition)
@@ -73,7 +75,7 @@ def test_local_field_is_the_energy_difference_of_a_flip(n_condition):
             torch.testing.assert_close(fields[:, node], difference, rtol=1e-4, atol=2e-4)
 
 
-def test_derivatives_of_the_energy_in_relaxed_states_parameters_and_condition():
+def test_derivatives_of_the_energy_in_relaxed_states_parameters_and_condition() -> None:
     for machine in machines(n_condition=2):
         machine.double()
         generator = torch.Generator().manual_seed(2)
@@ -81,7 +83,7 @@ def test_derivatives_of_the_energy_in_relaxed_states_parameters_and_condition():
         condition = torch.randn(3, 2, generator=generator, dtype=torch.float64, requires_grad=True)
         arguments = (relaxed, condition, *machine.parameters())
 
-        def energy(states, c, *parameters, machine=machine):
+        def energy(states: Tensor, c: Tensor, *parameters: Tensor, machine: BoltzmannMachine = machine) -> Tensor:
             names = [name for name, _ in machine.named_parameters()]
             values = dict(zip(names, parameters, strict=True))
             return torch.func.functional_call(machine, values, (states, c), tie_weights=False)
@@ -90,7 +92,7 @@ def test_derivatives_of_the_energy_in_relaxed_states_parameters_and_condition():
         assert torch.autograd.gradcheck(energy, arguments, fast_mode=True)
 
 
-def test_sufficient_statistics_are_batch_means():
+def test_sufficient_statistics_are_batch_means() -> None:
     for machine in machines(n_condition=2):
         states, condition = random_batch(machine, n=11)
         moments = machine.sufficient_statistics(states.to(torch.uint8), condition)
@@ -104,7 +106,7 @@ def test_sufficient_statistics_are_batch_means():
         np.testing.assert_allclose(moments.condition, c.mean(0), atol=1e-6)
 
 
-def test_moments_of_many_states_do_not_depend_on_the_chunking(monkeypatch):
+def test_moments_of_many_states_do_not_depend_on_the_chunking(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = sparse_machine()
     states, _ = random_batch(machine, n=50)
     whole = machine.sufficient_statistics(states).second
@@ -112,7 +114,7 @@ def test_moments_of_many_states_do_not_depend_on_the_chunking(monkeypatch):
     assert torch.equal(machine.sufficient_statistics(states).second, whole)
 
 
-def test_initialise_puts_biases_at_the_data_and_couplings_small():
+def test_initialise_puts_biases_at_the_data_and_couplings_small() -> None:
     machine = BoltzmannMachine(complete_topology((40, 30, 30)))
     means = torch.full((100,), 0.25)
     means[0], means[1] = 0.0, 1.0
@@ -126,7 +128,7 @@ def test_initialise_puts_biases_at_the_data_and_couplings_small():
     assert torch.equal(again.couplings, machine.couplings)
 
 
-def test_a_machine_without_couplers_is_independent_bits():
+def test_a_machine_without_couplers_is_independent_bits() -> None:
     machine = BoltzmannMachine(independent_topology((2, 1)))
     machine.initialise(torch.tensor([0.2, 0.5, 0.9]), 0.1, torch.Generator().manual_seed(0), smoothing=0.0)
     weights = torch.exp(-machine.energy(all_states(3)))
@@ -138,7 +140,7 @@ def test_a_machine_without_couplers_is_independent_bits():
     assert machine.sufficient_statistics(all_states(3)).second.shape == (0,)
 
 
-def test_there_is_one_number_a_coupler_and_state_dict_restores_them():
+def test_there_is_one_number_a_coupler_and_state_dict_restores_them() -> None:
     machine = tiny_machine(n_condition=2)
     shapes = {name: tuple(parameter.shape) for name, parameter in machine.named_parameters()}
     assert shapes == {"biases": (8,), "couplings": (machine.topology.n_edges,), "condition_weights": (2, 8)}
@@ -164,13 +166,13 @@ def test_there_is_one_number_a_coupler_and_state_dict_restores_them():
         (lambda: tiny_machine().initialise(torch.full((8,), 1.5), 0.1, torch.Generator()), "data means"),
     ],
 )
-def test_bad_input_is_refused(call, message):
+def test_bad_input_is_refused(call: Callable[..., object], message: str) -> None:
     with pytest.raises(PriorError, match=message):
         call()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_parameters_that_are_not_numbers_are_refused(value):
+def test_parameters_that_are_not_numbers_are_refused(value: float) -> None:
     machine = tiny_machine()
     machine.check_finite()
     with torch.no_grad():

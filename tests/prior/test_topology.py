@@ -7,7 +7,7 @@ from calo4pqvae.errors import PriorError
 from calo4pqvae.prior.topology import Topology, bipartite_topology, complete_topology, independent_topology
 
 
-def test_edges_are_ordered_and_partitions_contiguous():
+def test_edges_are_ordered_and_partitions_contiguous() -> None:
     topology = Topology("t", (2, 1, 2), np.array([[4, 0], [2, 1], [0, 2]]))
     assert topology.edges.tolist() == [[0, 2], [0, 4], [1, 2]]
     assert [list(range(5))[part] for part in topology.slices] == [[0, 1], [2], [3, 4]]
@@ -30,12 +30,14 @@ def test_edges_are_ordered_and_partitions_contiguous():
         ((2, 1), [], (5, 6), "labels"),
     ],
 )
-def test_bad_graphs_are_refused(sizes, edges, labels, message):
+def test_bad_graphs_are_refused(
+    sizes: tuple[int, ...] | int, edges: list[list[int]], labels: tuple[int, ...], message: str
+) -> None:
     with pytest.raises(PriorError, match=message):
         Topology("bad", sizes, np.array(edges, dtype=np.int64).reshape(-1, 2), labels)
 
 
-def test_complete_topology_joins_all_nodes_of_different_partitions():
+def test_complete_topology_joins_all_nodes_of_different_partitions() -> None:
     sizes = (3, 1, 2)
     partition = [0, 0, 0, 1, 2, 2]
     expected = [[i, j] for i, j in itertools.combinations(range(6), 2) if partition[i] != partition[j]]
@@ -44,7 +46,7 @@ def test_complete_topology_joins_all_nodes_of_different_partitions():
     assert independent_topology(sizes).n_edges == 0
 
 
-def test_equality_is_of_content_and_survives_storage():
+def test_equality_is_of_content_and_survives_storage() -> None:
     topology = Topology("a", (2, 2), np.array([[0, 2], [1, 3]]), (7, 3, 9, 1))
     stored = Topology.from_arrays(topology.to_arrays())
     assert stored == topology
@@ -60,12 +62,12 @@ def test_equality_is_of_content_and_survives_storage():
         Topology.from_arrays(arrays)
 
 
-def test_edges_cannot_be_changed_afterwards():
+def test_edges_cannot_be_changed_afterwards() -> None:
     topology = complete_topology((1, 1))
     with pytest.raises(ValueError, match="read-only"):
         topology.edges[0, 0] = 5
 
 
-def test_unknown_partition_is_refused():
+def test_unknown_partition_is_refused() -> None:
     with pytest.raises(PriorError, match="partition 2 does not exist"):
         complete_topology((1, 1)).is_in_partition(2)

@@ -47,6 +47,8 @@ _OVERRIDES = {
     "xtick.minor.size": 3,
     "ytick.major.size": 6,
     "ytick.minor.size": 3,
+    "xtick.minor.visible": False,
+    "ytick.minor.visible": False,
     "figure.dpi": 110,
 }
 

@@ -171,20 +171,18 @@ def latent_energies(energies: Mapping[str, FloatArray]) -> Figure:
 
 
 def _polar_rows(geometry: Geometry, rows: Mapping[str, FloatArray], n_layers: int, label: str) -> Figure:
-    figure = Figure(figsize=(2.1 * n_layers + 1.2, 2.5 * len(rows)), layout="constrained")
-    panels = figure.subplots(len(rows), n_layers, squeeze=False, subplot_kw={"projection": "polar"})
-    norm = _norm(geometry, list(rows.values()))
     chosen = _layers_along(geometry, next(iter(rows.values())), n_layers)
+    figure = Figure(figsize=(2.1 * len(chosen) + 1.2, 2.5 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), len(chosen), squeeze=False, subplot_kw={"projection": "polar"})
+    norm = _norm(geometry, list(rows.values()))
     image = None
     for row, (name, voxels) in enumerate(rows.items()):
-        for axes, layer in zip(panels[row], chosen, strict=False):
+        for axes, layer in zip(panels[row], chosen, strict=True):
             image = _polar_layer(axes, geometry, layer, voxels, norm)
             axes.set_title(f"layer {layer}", fontsize=10, pad=4)
         panels[row, 0].text(
             -0.14, 0.5, name, transform=panels[row, 0].transAxes, rotation=90, ha="right", va="center", fontsize=10
         )
-    for axes in panels[:, len(chosen) :].ravel():
-        axes.remove()
     if image is not None:
         figure.colorbar(image, ax=panels, label=label, shrink=0.8)
     return figure

@@ -1,0 +1,296 @@
+r"""Generation: incident energies to latent bits to showers, streamed to disk.
+
+Showers are made in chunks of fixed size, each with random streams of its own, named by the seed and the chunk. The
+showers of a file are therefore a function of the model, the energies, the seed and the chunk size: they do not depend
+on how many processes made them, nor on where a chunk was made. Under torchrun each process writes the chunks of one
+contiguous part, and an HDF5 virtual data set reads the parts as one file.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from calo4pqvae import __version__
+from calo4pqvae.autoencoder.vae import ShowerAutoencoder
+from calo4pqvae.condition import check_energies
+from calo4pqvae.config import Config
+from calo4pqvae.errors import CheckpointError, ConfigError, DataError
+from calo4pqvae.fabric import process_rank
+from calo4pqvae.latent_prior import LatentPrior, build_topology, independent_baseline
+from calo4pqvae.prior.topology import Topology
+from calo4pqvae.rundir import RunDirectory
+from calo4pqvae.seeds import stream
+from calo4pqvae.showers.files import ShowerFile, ShowerWriter, write_virtual
+from calo4pqvae.showers.geometry import geometry
+
+__all__ = ["BitSource", "TrainedModel", "generate", "load_model", "parse_energies", "reconstruct"]
+
+BitSource = Literal["boltzmann", "independent"]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Networks and prior of a finished run, ready to generate."""
+
+    config: Config
+    autoencoder: ShowerAutoencoder
+    prior: LatentPrior
+    baseline: LatentPrior
+    origin: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.prior.machine.device
+
+    def draw_bits(self, energies: Tensor, source: BitSource, n_sweeps: int, generator: Generator) -> Tensor:
+        """Latent bits (B, n_bits) at incident energies (B, 1) in MeV."""
+        if source == "independent":
+            return self.baseline.sample(energies, 1, generator)
+        return self.prior.sample(energies, n_sweeps, generator)
+
+
+def load_model(path: Path, device: str = "cpu") -> TrainedModel:
+    """Loads a run.
+
+    Args:
+        path: Run directory.
+        device: ``cpu``, ``cuda`` or ``auto``.
+
+    Raises:
+        CheckpointError: If the run has no trained networks or prior, or its files are damaged.
+        ConfigError: If the device is not there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device 'cuda' was asked for, but no CUDA device is there: use 'cpu' or 'auto'")
+    chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    run = RunDirectory.open(path)
+    config = run.config()
+    networks, _ = run.load_tensors("autoencoder")
+    stored, notes = run.load_tensors("prior")
+    try:
+        graph = {name.removeprefix("graph."): stored[name].numpy() for name in stored if name.startswith("graph.")}
+        topology = Topology.from_arrays(graph)
+        prior = LatentPrior(config, topology)
+        machine = {name.removeprefix("machine."): stored[name] for name in stored if name.startswith("machine.")}
+        prior.machine.load_state_dict(machine)
+        autoencoder = ShowerAutoencoder(config, geometry(config.data.geometry), prior.level_sizes)
+        autoencoder.load_state_dict(networks)
+        baseline = independent_baseline(prior, config, stored["bit_means"])
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"the weights in {path} do not fit its config.toml ({str(error).splitlines()[0]}): "
+            "restore both or train again"
+        ) from error
+    origin = f"{path.name} (graph {notes.get('graph', topology.name)})"
+    return TrainedModel(config, autoencoder.eval().to(chosen), prior.to(chosen), baseline.to(chosen), origin)
+
+
+def untrained_model(config: Config) -> TrainedModel:
+    """A model with fresh weights, for timing."""
+    torch.manual_seed(config.training.seed)
+    prior = LatentPrior(config, build_topology(config))
+    prior.machine.initialise(torch.full((prior.machine.n_nodes,), 0.5), 0.1, stream(config.training.seed, "couplings"))
+    autoencoder = ShowerAutoencoder(config, geometry(config.data.geometry), prior.level_sizes).eval()
+    baseline = independent_baseline(prior, config, torch.full((prior.n_bits,), 0.5))
+    return TrainedModel(config, autoencoder, prior, baseline, "untrained")
+
+
+def parse_energies(text: str, n: int | None, seed: int, energy_range: tuple[float, float]) -> Tensor:
+    """Incident energies that a user asked for.
+
+    Args:
+        text: ``LOW:HIGH:log`` or ``LOW:HIGH:lin`` (drawn from the seed), a list ``1000,5000,20000`` (dealt out evenly
+            over ``n`` showers), or the path of a file with ``incident_energies``; all in MeV.
+        n: Number of showers; for a list and a file it may be None, meaning one each, or all.
+        seed: Seed of drawn energies.
+        energy_range: Ends of the range that the model knows, in MeV.
+
+    Returns:
+        Energies (n, 1) in MeV, float32.
+
+    Raises:
+        DataError: If the text cannot be understood, or an energy is out of range.
+    """
+    if n is not None and n < 1:
+        raise DataError(f"{n} showers cannot be generated: ask for at least one")
+    if Path(text).is_file():
+        energies = _energies_of_file(Path(text), n)
+    elif ":" in text:
+        energies = _drawn_energies(text, n, seed)
+    else:
+        energies = _listed_energies(text, n)
+    check_energies(energies, *energy_range)
+    return energies
+
+
+def generate(
+    model: TrainedModel,
+    energies: Tensor,
+    out: Path,
+    *,
+    seed: int,
+    source: BitSource = "boltzmann",
+    n_sweeps: int | None = None,
+    progress: Progress | None = None,
+) -> float:
+    """Generates showers into a CaloChallenge file.
+
+    Args:
+        model: The model.
+        energies: Incident energies (n, 1) in MeV.
+        out: File to write; under torchrun, each process writes ``out.part-R-of-P.hdf5`` beside it.
+        seed: Seed of everything random.
+        source: Prior of the bits: the Boltzmann machine or the baseline of independent bits.
+        n_sweeps: Block Gibbs sweeps a chunk; default: the configuration's.
+        progress: Called with showers done and to do (of this process).
+
+    Returns:
+        Showers per second of this process.
+
+    Raises:
+        DataError: If an energy is out of range.
+        OutputError: If the file cannot be written; what stood there before is untouched.
+    """
+    sweeps = n_sweeps or model.config.generation.n_sweeps
+
+    def bits_of(chunk: int, part: Tensor) -> Tensor:
+        return model.draw_bits(part, source, sweeps, stream(seed, "bits", chunk, device=model.device))
+
+    attributes = _attributes(model, seed) | {"prior": source, "n_sweeps": sweeps}
+    return _stream_showers(model, energies, out, bits_of, seed, attributes, progress)
+
+
+def reconstruct(model: TrainedModel, showers: Path, out: Path, *, seed: int, progress: Progress | None = None) -> float:
+    """Encodes the showers of a file and decodes their posterior bits into another file.
+
+    Args:
+        model: The model.
+        showers: CaloChallenge file; its incident energies are kept.
+        out: File to write.
+        seed: Seed of everything random.
+        progress: Called with showers done and to do.
+
+    Returns:
+        Showers per second.
+
+    Raises:
+        DataError: If the showers do not fit the model.
+        OutputError: If the file cannot be written.
+    """
+    with ShowerFile(showers, model.autoencoder.geometry) as file:
+        energies = torch.from_numpy(file.incident_energies().astype(np.float32))
+        size = model.config.generation.chunk
+
+        def bits_of(chunk: int, part: Tensor) -> Tensor:
+            start = chunk * size
+            true = torch.from_numpy(file.read(start, start + len(part))).to(model.device)
+            noise = torch.rand(len(part), model.prior.n_bits, generator=stream(seed, "posterior", chunk))
+            with torch.no_grad():
+                return model.autoencoder.encode(true, part, noise.to(model.device)).bits
+
+        attributes = _attributes(model, seed) | {"prior": "posterior bits (reconstruction)"}
+        return _stream_showers(model, energies, out, bits_of, seed, attributes, progress)
+
+
+def _stream_showers(
+    model: TrainedModel,
+    energies: Tensor,
+    out: Path,
+    bits_of: Callable[[int, Tensor], Tensor],
+    seed: int,
+    attributes: Mapping[str, str | int | float],
+    progress: Progress | None,
+) -> float:
+    rank, n_processes = process_rank()
+    size = model.config.generation.chunk
+    n_chunks = -(-len(energies) // size)
+    first, last = rank * n_chunks // n_processes, (rank + 1) * n_chunks // n_processes
+    parts = [out] if n_processes == 1 else _part_names(out, n_processes)
+    total = len(energies[first * size : last * size])
+    started, done = time.perf_counter(), 0
+    with ShowerWriter(parts[rank], model.autoencoder.geometry.n_voxels, attributes, expected=total) as writer:
+        for chunk in range(first, last):
+            part = energies[chunk * size : (chunk + 1) * size].to(model.device)
+            drawing = stream(seed, "decode", chunk, device=model.device)
+            showers = model.autoencoder.decode(bits_of(chunk, part), part, drawing)
+            writer.append(part.cpu().numpy(), showers.cpu().numpy())
+            done += len(part)
+            if progress is not None:
+                progress(done, total)
+    seconds = time.perf_counter() - started
+    if n_processes > 1:
+        _join_parts(out, parts, rank)
+    return total / max(seconds, 1e-9)
+
+
+def _join_parts(out: Path, parts: list[Path], rank: int) -> None:
+    """Waits for all processes, then lets the first one write the file that reads the parts as one."""
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    torch.distributed.barrier()
+    if rank == 0:
+        write_virtual(out, parts)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def _part_names(out: Path, n_processes: int) -> list[Path]:
+    return [out.with_name(f"{out.stem}.part-{rank}-of-{n_processes}{out.suffix}") for rank in range(n_processes)]
+
+
+def _attributes(model: TrainedModel, seed: int) -> dict[str, str | int | float]:
+    return {
+        "generator": f"calo4pqvae {__version__} (a generative model, not Geant4)",
+        "model": model.origin,
+        "seed": seed,
+        "chunk": model.config.generation.chunk,
+        "torch": torch.__version__,
+        "units": "MeV",
+    }
+
+
+def _drawn_energies(text: str, n: int | None, seed: int) -> Tensor:
+    low_text, high_text, kind = ([*text.split(":"), "log"])[:3]
+    try:
+        low, high = float(low_text), float(high_text)
+    except ValueError as error:
+        raise DataError(f"'{text}' is no range of energies: write LOW:HIGH:log or LOW:HIGH:lin in MeV") from error
+    if kind not in ("log", "lin") or not 0 < low <= high < float("inf"):
+        raise DataError(f"'{text}' is no range of energies: write LOW:HIGH:log or LOW:HIGH:lin in MeV, 0 < LOW <= HIGH")
+    if n is None:
+        raise DataError("a range of energies needs the number of showers (--n)")
+    uniform = torch.rand(n, 1, generator=stream(seed, "energies"), dtype=torch.float64)
+    if kind == "lin":
+        return (low + (high - low) * uniform).float()
+    return (low * (high / low) ** uniform).float()
+
+
+def _listed_energies(text: str, n: int | None) -> Tensor:
+    try:
+        values = torch.tensor([float(part) for part in text.split(",")], dtype=torch.float32)
+    except ValueError as error:
+        raise DataError(
+            f"'{text}' is neither a range LOW:HIGH:log, nor a list of energies in MeV, nor an existing file"
+        ) from error
+    rounds = -(-(n or len(values)) // len(values))
+    return values.repeat(rounds)[: n or len(values), None]
+
+
+def _energies_of_file(path: Path, n: int | None) -> Tensor:
+    try:
+        with h5py.File(path, "r") as file:
+            energies = np.asarray(file["incident_energies"], dtype=np.float32).reshape(-1, 1)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{path} gives no incident energies ({error}): it needs the field incident_energies") from error
+    if n is not None and n > len(energies):
+        raise DataError(f"{path} has {len(energies)} incident energies, fewer than the {n} showers asked for")
+    return torch.from_numpy(energies[:n])

@@ -1,0 +1,144 @@
+"""The report of a run: its showers beside held-out Geant4 ones that it never saw.
+
+Three samples are compared with the held-out file: showers generated with the Boltzmann prior, showers generated with
+the same decoder from independent bits (what the couplings are worth), and the held-out showers encoded and decoded
+again (what the decoder alone can do).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from calo4pqvae.dataset import resolve_file
+from calo4pqvae.evaluation.compare import EvaluationResult, evaluate_files
+from calo4pqvae.evaluation.features import EnergyBins
+from calo4pqvae.evaluation.report import ReportExtras
+from calo4pqvae.generation import TrainedModel, generate, load_model, parse_energies, reconstruct
+from calo4pqvae.rundir import RunDirectory
+from calo4pqvae.seeds import stream
+from calo4pqvae.showers.files import ShowerFile
+from calo4pqvae.showers.geometry import geometry
+
+__all__ = ["SAMPLES", "RunReport", "latent_energies", "report_run"]
+
+SAMPLES = {
+    "boltzmann": "Boltzmann prior",
+    "independent": "independent bits",
+    "reconstruction": "posterior bits",
+}
+"""Names of the samples as the report shows them."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What :func:`report_run` gives.
+
+    Attributes:
+        evaluation: Scores, page and JSON.
+        information: Mean and standard error, in nats, of ln 2 a bit minus the posterior entropy.
+        showers_per_second: Rate of generation with the Boltzmann prior.
+    """
+
+    evaluation: EvaluationResult
+    information: tuple[float, float]
+    showers_per_second: float
+
+
+def report_run(path: Path, *, n_generated: int, seed: int, device: str = "cpu", progress: Progress) -> RunReport:
+    """Generates, compares and writes ``report.html`` and ``metrics.json`` into the run directory.
+
+    Args:
+        path: Run directory of a finished training.
+        n_generated: Showers generated with each prior.
+        seed: Seed of generation and of the bootstraps.
+        device: Where to generate.
+        progress: Told (what, done, total).
+
+    Raises:
+        CheckpointError: If the run is not finished.
+        DataError: If the held-out file cannot be used.
+        OutputError: If something cannot be written.
+    """
+    run = RunDirectory.open(path)
+    model = load_model(path, device)
+    heldout, origin = resolve_file(model.config.data.heldout, "heldout")
+    data = model.config.data
+    spec = f"{data.energy_min_mev}:{data.energy_max_mev}:log"
+    energies = parse_energies(spec, n_generated, seed, (data.energy_min_mev, data.energy_max_mev))
+    files = {name: path / f"{kind}.hdf5" for kind, name in SAMPLES.items()}
+
+    def tell(name: str) -> Callable[[int, int], None]:
+        return lambda done, total: progress(name, done, total)
+
+    rate = 0.0
+    for kind in ("boltzmann", "independent"):
+        name = SAMPLES[kind]
+        source = "independent" if kind == "independent" else "boltzmann"
+        speed = generate(model, energies, files[name], seed=seed, source=source, progress=tell(name))  # type: ignore[arg-type]
+        rate = speed if kind == "boltzmann" else rate
+    name = SAMPLES["reconstruction"]
+    reconstruct(model, heldout, files[name], seed=seed, progress=tell(name))
+    extras = ReportExtras(
+        title=f"Calo4pQVAE: generated showers against Geant4 ({path.name})",
+        data_note=origin,
+        training_rows=run.metrics(),
+        latent_energies=latent_energies(model, heldout, seed),
+        provenance=_provenance(run, seed, n_generated, rate),
+    )
+    bins = EnergyBins.logarithmic(data.energy_min_mev, data.energy_max_mev)
+    evaluation = evaluate_files(
+        heldout,
+        files,
+        geometry(data.geometry),
+        path,
+        extras=extras,
+        bins=bins,
+        seed=seed,
+        progress=lambda sample, done, total: progress(f"features of {sample}", done, total),
+    )
+    return RunReport(evaluation, _information(run), rate)
+
+
+def latent_energies(model: TrainedModel, showers: Path, seed: int) -> Mapping[str, NDArray[np.float64]]:
+    """Energies in nats, under the prior, of encoded bits and of sampled bits at the same incident energies."""
+    size = model.config.generation.chunk
+    encoded, sampled = [], []
+    with ShowerFile(showers, model.autoencoder.geometry) as file, torch.no_grad():
+        for chunk, (energies, voxels) in enumerate(file.chunks(size)):
+            incident = torch.from_numpy(energies.astype(np.float32)).to(model.device)
+            noise = torch.rand(len(incident), model.prior.n_bits, generator=stream(seed, "latent noise", chunk))
+            true = torch.from_numpy(voxels).to(model.device)
+            bits = model.autoencoder.encode(true, incident, noise.to(model.device)).bits
+            drawing = stream(seed, "latent bits", chunk, device=model.device)
+            drawn = model.prior.sample(incident, model.config.generation.n_sweeps, drawing)
+            encoded.append(model.prior.energy(bits, incident))
+            sampled.append(model.prior.energy(drawn, incident))
+    return {
+        "encoded": torch.cat(encoded).double().cpu().numpy(),
+        "sampled": torch.cat(sampled).double().cpu().numpy(),
+    }
+
+
+def _information(run: RunDirectory) -> tuple[float, float]:
+    rows = [row for row in run.metrics() if row["stage"] == "export"]
+    return (rows[-1]["information"], rows[-1]["information_error"]) if rows else (float("nan"), float("nan"))
+
+
+def _provenance(run: RunDirectory, seed: int, n_generated: int, rate: float) -> dict[str, Any]:
+    mean, error = _information(run)
+    return {
+        "run": run.path.name,
+        "seed of generation": seed,
+        "showers generated with each prior": n_generated,
+        "showers per second (Boltzmann prior, this machine)": f"{rate:.0f}",
+        "information of posterior bits": f"{mean:.1f} ± {error:.1f} nats (ln 2 a bit minus the posterior entropy)",
+        "training": run.provenance(),
+        "configuration": run.config().model_dump(mode="json"),
+    }

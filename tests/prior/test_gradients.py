@@ -1,0 +1,214 @@
+"""Contrastive gradients against autograd through the log-likelihood, summed over all states in this file."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from calo4pqvae.prior.exact import enumerate_machine
+from calo4pqvae.prior.gradients import Gradient, Offsets, contrastive_gradient
+from calo4pqvae.prior.machine import BoltzmannMachine, Moments
+from calo4pqvae.testing import all_states, tiny_machine
+
+N_EVENTS = 6
+HELD = [0, 1, 2]  # partition 0 of the tiny machine
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A machine, data with their conditions, and which bits the events give."""
+
+    machine: BoltzmannMachine
+    states: Tensor
+    condition: Tensor
+    clamped: Tensor
+
+    @property
+    def ends(self) -> Tensor:
+        return torch.from_numpy(self.machine.topology.edges.copy())
+
+    @property
+    def parameters(self) -> tuple[Tensor, Tensor, Tensor]:
+        weights = self.machine.condition_weights
+        assert weights is not None
+        return self.machine.biases.detach(), self.machine.couplings.detach(), weights.detach()
+
+    @property
+    def offsets(self) -> Offsets:
+        generator = torch.Generator().manual_seed(9)
+        bits = torch.rand(self.machine.n_nodes, generator=generator, dtype=torch.float64)
+        return Offsets(bits, torch.randn(2, generator=generator, dtype=torch.float64))
+
+
+def problem(*, is_clamped: bool, seed: int = 0) -> Problem:
+    machine = tiny_machine(seed=seed, n_condition=2).double()
+    rng = np.random.default_rng(seed)
+    clamped = torch.zeros(8, dtype=torch.bool)
+    clamped[HELD] = is_clamped
+    states = torch.from_numpy(rng.integers(0, 2, (N_EVENTS, 8)).astype(np.float64))
+    return Problem(machine, states, torch.from_numpy(rng.normal(size=(N_EVENTS, 2))), clamped)
+
+
+def log_likelihood(
+    task: Problem,
+    biases: Tensor,
+    couplings: Tensor,
+    weights: Tensor,
+    mu: Tensor | None = None,
+    nu: Tensor | None = None,
+) -> Tensor:
+    """Mean log p(free bits | clamped bits, c), with bits and conditions counted from offsets."""
+    mu = torch.zeros(8, dtype=torch.float64) if mu is None else mu
+    nu = torch.zeros(2, dtype=torch.float64) if nu is None else nu
+    i, j = task.ends.unbind(1)
+
+    def minus_energy(states: Tensor, condition: Tensor) -> Tensor:
+        z = states - mu
+        return z @ biases + (z[..., i] * z[..., j]) @ couplings + z @ (weights.t() @ (condition - nu))
+
+    support = all_states(8).double()
+    total = torch.zeros((), dtype=torch.float64)
+    for state, condition in zip(task.states, task.condition, strict=True):
+        allowed = (support[:, task.clamped] == state[task.clamped]).all(dim=1)
+        total = total + minus_energy(state, condition) - torch.logsumexp(minus_energy(support[allowed], condition), 0)
+    return total / N_EVENTS
+
+
+def model_moments(task: Problem) -> Moments:
+    """Exact moments of the model, averaged over the clamped values and conditions of the events."""
+    laws = [
+        enumerate_machine(task.machine, c, task.clamped, z) for z, c in zip(task.states, task.condition, strict=True)
+    ]
+    first = torch.stack([law.first for law in laws])
+    second = torch.stack([law.second for law in laws])
+    return Moments(first.mean(0), second.mean(0), task.condition.t() @ first / N_EVENTS, task.condition.mean(0))
+
+
+def ascent(task: Problem, form: str, offsets: Offsets | None = None) -> Gradient:
+    data = task.machine.sufficient_statistics(task.states, task.condition)
+    gradient = contrastive_gradient(data, model_moments(task), task.machine.neighbours, form, offsets)
+    return gradient.hold(task.clamped, task.ends)
+
+
+def assert_equal(gradient: Gradient, expected: tuple[Tensor, Tensor, Tensor], clamped: Tensor) -> None:
+    torch.testing.assert_close(gradient.biases[~clamped], expected[0][~clamped], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(gradient.couplings, expected[1], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(gradient.condition_weights[:, ~clamped], expected[2][:, ~clamped], rtol=1e-9, atol=1e-12)
+    assert (gradient.biases[clamped] == 0).all()
+    assert (gradient.condition_weights[:, clamped] == 0).all()
+
+
+@pytest.mark.parametrize("is_clamped", [False, True])
+def test_plain_gradient_is_that_of_the_log_likelihood(is_clamped: bool) -> None:
+    task = problem(is_clamped=is_clamped)
+    parameters = tuple(parameter.clone().requires_grad_() for parameter in task.parameters)
+    expected = torch.autograd.grad(log_likelihood(task, *parameters), parameters)
+    assert_equal(ascent(task, "plain"), expected, task.clamped)
+    if is_clamped:
+        to_clamped = task.clamped[task.ends].any(dim=1)
+        assert (expected[1][to_clamped].abs() > 1e-6).any()
+
+
+@pytest.mark.parametrize("is_clamped", [False, True])
+def test_centred_gradient_is_the_gradient_of_the_centred_machine_brought_back(is_clamped: bool) -> None:
+    task = problem(is_clamped=is_clamped)
+    mu, nu = task.offsets.bits, task.offsets.condition
+    i, j = task.ends.unbind(1)
+
+    def shift(couplings: Tensor, weights: Tensor) -> Tensor:
+        """What centring adds to the biases: b of the bits = b of the centred bits - shift."""
+        per_node = [
+            couplings[i == node] @ mu[j[i == node]] + couplings[j == node] @ mu[i[j == node]] for node in range(8)
+        ]
+        return torch.stack(per_node) + nu @ weights
+
+    biases, couplings, weights = task.parameters
+    centred = tuple(
+        value.clone().requires_grad_() for value in (biases + shift(couplings, weights), couplings, weights)
+    )
+    likelihood = log_likelihood(task, *centred, mu=mu, nu=nu)
+    torch.testing.assert_close(likelihood, log_likelihood(task, *task.parameters))
+    of_biases, of_couplings, of_weights = torch.autograd.grad(likelihood, centred)
+    expected = (of_biases - shift(of_couplings, of_weights), of_couplings, of_weights)
+    assert_equal(ascent(task, "centred", task.offsets), expected, task.clamped)
+
+
+def test_centred_step_does_not_depend_on_which_state_is_called_one() -> None:
+    """Flip bit k of data, machine and offset: the step flips with it. The plain gradient does not have this."""
+    task, k = problem(is_clamped=False), 5
+    offsets = task.offsets
+
+    def flip_machine(values: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        biases, couplings, weights = (value.clone() for value in values)
+        for number, (i, j) in enumerate(task.ends.tolist()):
+            if k in (i, j):
+                biases[i + j - k] += couplings[number]
+                couplings[number] *= -1
+        biases[k] *= -1
+        weights[:, k] *= -1
+        return biases, couplings, weights
+
+    flipped_machine = BoltzmannMachine(task.machine.topology, 2).double()
+    with torch.no_grad():
+        for parameter, value in zip(flipped_machine.parameters(), flip_machine(task.parameters), strict=True):
+            parameter.copy_(value)
+    states, bits = task.states.clone(), offsets.bits.clone()
+    states[:, k], bits[k] = 1 - states[:, k], 1 - bits[k]
+    flipped = Problem(flipped_machine, states, task.condition, task.clamped)
+    for form, is_invariant in (("centred", True), ("plain", False)):
+        step = ascent(task, form, offsets)
+        moved = ascent(flipped, form, Offsets(bits, offsets.condition))
+        expected = flip_machine((step.biases, step.couplings, step.condition_weights))
+        agree = [
+            torch.allclose(a, b)
+            for a, b in zip((moved.biases, moved.couplings, moved.condition_weights), expected, strict=True)
+        ]
+        assert all(agree) == is_invariant
+
+
+@pytest.mark.parametrize("form", ["plain", "centred"])
+def test_gradient_vanishes_where_the_moments_agree(form: str) -> None:
+    task = problem(is_clamped=False)
+    moments = model_moments(task)
+    gradient = contrastive_gradient(moments, moments, task.machine.neighbours, form, task.offsets)
+    assert gradient.norm == 0
+
+
+def test_centred_gradient_vanishes_only_with_the_plain_one() -> None:
+    """The plain gradient is recovered from the centred one, so neither can vanish alone."""
+    task = problem(is_clamped=False)
+    plain, centred = ascent(task, "plain"), ascent(task, "centred", task.offsets)
+    mu, nu = task.offsets.bits, task.offsets.condition
+    i, j = task.ends.unbind(1)
+    biases = centred.biases + nu @ centred.condition_weights
+    biases = biases.index_add(0, i, centred.couplings * mu[j]).index_add(0, j, centred.couplings * mu[i])
+    torch.testing.assert_close(biases, plain.biases)
+    torch.testing.assert_close(centred.couplings + mu[i] * biases[j] + mu[j] * biases[i], plain.couplings)
+    assert plain.norm > 0.1
+
+
+def test_default_offsets_are_the_data_means() -> None:
+    task = problem(is_clamped=False)
+    data = task.machine.sufficient_statistics(task.states, task.condition)
+    explicit = ascent(task, "centred", Offsets(data.first, data.condition))
+    assert torch.equal(ascent(task, "centred").couplings, explicit.couplings)
+
+
+def test_couplers_between_held_bits_do_not_move() -> None:
+    task = problem(is_clamped=False)
+    held = torch.zeros(8, dtype=torch.bool)
+    held[[0, 3, 6]] = True
+    gradient = ascent(task, "plain").hold(held, task.ends)
+    between = held[task.ends].all(dim=1)
+    assert between.any()
+    assert (gradient.couplings[between] == 0).all()
+    assert (gradient.couplings[~between] != 0).any()
+
+
+def test_offsets_move_by_the_given_share() -> None:
+    data = Moments(torch.tensor([1.0, 0.0]), torch.empty(0), torch.empty(1, 2), torch.tensor([4.0]))
+    moved = Offsets(torch.tensor([0.5, 0.5]), torch.tensor([0.0])).moved(data, 0.25)
+    assert moved.bits.tolist() == [0.625, 0.375]
+    assert moved.condition.tolist() == [1.0]
