@@ -11,6 +11,7 @@ The score is their root mean square. A later checkpoint is accepted unless its s
 one so far (factor :data:`TOLERANCE`, about the noise of some hundred showers).
 """
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -57,5 +58,5 @@ def compare_showers(true: Tensor, decoded: Tensor, incident_energies: Tensor, ge
 
 
 def is_accepted(quality: Quality, best: float | None) -> bool:
-    """Whether a checkpoint replaces the accepted one, given the best score so far."""
-    return best is None or quality.score <= TOLERANCE * best
+    """Whether a checkpoint replaces the accepted one, given the best score so far; one without a score never does."""
+    return math.isfinite(quality.score) and (best is None or quality.score <= TOLERANCE * best)

@@ -3,6 +3,7 @@
 Bad input gives one line on standard error and exit code 2; an interruption says how to go on and gives 130.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,8 +33,11 @@ config_app = typer.Typer(no_args_is_help=True, help="Presets and settings.")
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 
-console = Console()
+console = Console(quiet=os.environ.get("RANK", "0") != "0")  # one of several processes speaks for all
 complaints = Console(stderr=True)
+
+_INTERRUPTED = 130  # the exit code that typer makes of Ctrl-C
+_UsageError: Any = typer.BadParameter.__mro__[1]  # of a command line that cannot be parsed; typer gives it no name
 
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
@@ -43,13 +47,23 @@ DatasetOption = Annotated[str, typer.Option("--dataset", help="Built-in geometry
 def main() -> None:
     """Entry point of the ``calo4pqvae`` command."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except CaloError as error:
-        complaints.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(2)
-    except KeyboardInterrupt:
+        _complain(str(error))
+        code = 2
+    except _UsageError as error:
+        told = error.format_message()
+        if told and "\n" not in told:  # otherwise it is the help text, for a command without arguments
+            _complain(f"{told} (--help tells more)")
+        code = 2
+    if code == _INTERRUPTED:
         complaints.print("interrupted; finished checkpoints and files are kept", soft_wrap=True)
-        sys.exit(130)
+    sys.exit(code)
+
+
+def _complain(sentence: str) -> None:
+    line = " ".join(sentence.split())
+    complaints.print(f"[bold red]error:[/] {escape(line)}", soft_wrap=True, highlight=False, emoji=False)
 
 
 def _version(asked: bool) -> None:
@@ -180,10 +194,13 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of splits and bootstraps.")] = 1,
 ) -> None:
     """Compare shower files with a Geant4 file and write report.html and metrics.json."""
+    from calo4pqvae.errors import ConfigError
     from calo4pqvae.evaluation.compare import evaluate_files
     from calo4pqvae.showers.geometry import geometry
 
     names = {path.stem: path for path in generated}
+    if len(names) < len(generated):
+        raise ConfigError("two generated files have the same name, which would name both samples: rename one")
     with _bars() as bars:
         result = evaluate_files(
             reference, names, geometry(dataset), out, seed=seed, progress=lambda *step: bars.show(*step)
@@ -202,7 +219,8 @@ def report(
     from calo4pqvae.rundir import RunDirectory
 
     config = RunDirectory.open(run).config()
-    _report(run, n or config.evaluation.n_generated, config.evaluation.seed if seed is None else seed, device)
+    wanted = config.evaluation.n_generated if n is None else n
+    _report(run, wanted, config.evaluation.seed if seed is None else seed, device)
 
 
 @data_app.command("info")
@@ -292,8 +310,15 @@ def _bars() -> Iterator[_Bars]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=complaints) as progress:
-        yield _Bars(progress)
+    try:
+        with Progress(*columns, console=complaints, disable=console.quiet) as progress:
+            try:
+                yield _Bars(progress)
+            except BaseException:
+                complaints.quiet = not complaints.is_terminal  # in a log, the complaint shall stand alone
+                raise
+    finally:
+        complaints.quiet = False
 
 
 def _train(config: Any, out: Path, *, resume: bool, overwrite: bool) -> None:  # noqa: ANN401

@@ -37,7 +37,7 @@ def check_energies(incident_energies: Tensor, low_mev: float, high_mev: float) -
         raise DataError("incident energies hold NaN or infinity: remove those events")
     lowest, highest = incident_energies.min().item(), incident_energies.max().item()
     if lowest < low_mev * (1 - _SLACK) or highest > high_mev * (1 + _SLACK):
-        worst = lowest if lowest < low_mev else highest
+        worst = lowest if lowest < low_mev * (1 - _SLACK) else highest
         raise DataError(
             f"incident energy {worst:.6g} MeV is outside the range {low_mev:g} to {high_mev:g} MeV that the "
             f"model is made for (data.energy_min_mev, data.energy_max_mev); energies are in MeV"

@@ -88,6 +88,9 @@ class LatentConfig(Section):
 
     levels: int = Field(3, ge=1, le=4, description="levels of the hierarchy, one partition each")
     bits_per_level: int = Field(96, ge=2, description="bits of each level, and nodes of each partition")
+    factors: int = Field(
+        8, ge=0, description="quantities that a level writes, each into a region of neighbouring nodes; 0: free logits"
+    )
     relaxation: Literal["straight-through", "gumbolt"] = "straight-through"
     tau_start: float = Field(1.0, gt=0, description="sharpness of relaxed bits at the start of training")
     tau_end: float = Field(0.3, gt=0, description="and at its end")
@@ -155,6 +158,7 @@ class TrainingConfig(Section):
     gradient_clip: float = Field(100.0, gt=0)
     kl_weight: float = Field(0.2, ge=0)
     kl_warmup: float = Field(0.2, ge=0, le=1, description="share of the training over which kl_weight grows")
+    decorrelation: float = Field(2.0, ge=0, description="weight against correlation of factors, and with the energy")
     free_bits: float = Field(0.0, ge=0, description="nats of information that cost nothing")
     joint_networks: bool = Field(False, description="staged mode: networks learn with the machine as prior")
     posterior_draws: int = Field(2, gt=0, description="posterior draws of each shower in the export")
@@ -208,6 +212,10 @@ class Config(Section):
         if clamped and bits is not None and bits > self.latent.bits_per_level and not self.prior.whole_chip:
             raise ValueError(
                 f"condition.bits = {bits} does not fit in partition 0 of {self.latent.bits_per_level} nodes"
+            )
+        if self.latent.factors > self.latent.bits_per_level:
+            raise ValueError(
+                f"latent.factors = {self.latent.factors} is more than the {self.latent.bits_per_level} bits of a level"
             )
         if self.prior.whole_chip and self.prior.graph not in ("zephyr", "pegasus"):
             raise ValueError(f"prior.whole_chip needs a chip graph, not '{self.prior.graph}'")
@@ -294,6 +302,8 @@ def _merge(tree: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
         if not dot or section not in Config.model_fields:
             raise ConfigError(_unknown(key))
         content = merged.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise ConfigError(f"setting '{section}' = {content!r} cannot be used: it must be a section, [{section}]")
         if value is None or value == "none":
             content.pop(name, None)
             _require_optional(section, name)

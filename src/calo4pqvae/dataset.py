@@ -105,6 +105,8 @@ def _load(path: Path, grid: Geometry, config: Config) -> tuple[ShowerStore, dict
     store = ShowerStore.from_file(path, grid, drop_bad=config.data.drop_bad)
     dropped = {kind: count for kind, count in store.dropped.items() if count}
     has_energy = np.diff(store.offsets) > 0
+    first_hits = store.offsets[:-1][has_energy]
+    has_energy[has_energy] = np.logical_or.reduceat(store.values >= grid.threshold_mev, first_hits)
     n_empty = int((~has_energy).sum())
     if n_empty and not config.data.drop_bad:
         raise DataError(f"{path} has {n_empty} empty showers, which cannot be learned: set data.drop_bad = true")

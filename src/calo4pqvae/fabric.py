@@ -61,10 +61,10 @@ def mean_over_processes(fabric: Fabric, value: Tensor) -> Tensor:
 
 
 def gather(fabric: Fabric, rows: Tensor) -> Tensor:
-    """Rows of all processes, one after the other, in the order of the batch."""
+    """Rows of all processes, one after the other, in the order of the batch; gradients go back to their process."""
     if fabric.world_size == 1:
         return rows
-    gathered: Tensor = fabric.all_gather(rows)  # type: ignore[assignment]
+    gathered: Tensor = fabric.all_gather(rows, sync_grads=rows.requires_grad)  # type: ignore[assignment]
     return gathered.flatten(0, 1)
 
 

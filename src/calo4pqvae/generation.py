@@ -122,7 +122,7 @@ def parse_energies(text: str, n: int | None, seed: int, energy_range: tuple[floa
     """
     if n is not None and n < 1:
         raise DataError(f"{n} showers cannot be generated: ask for at least one")
-    if Path(text).is_file():
+    if _is_file(text):
         energies = _energies_of_file(Path(text), n)
     elif ":" in text:
         energies = _drawn_energies(text, n, seed)
@@ -188,11 +188,15 @@ def reconstruct(model: TrainedModel, showers: Path, out: Path, *, seed: int, pro
     """
     with ShowerFile(showers, model.autoencoder.geometry) as file:
         energies = torch.from_numpy(file.incident_energies().astype(np.float32))
+        check_energies(energies, model.config.data.energy_min_mev, model.config.data.energy_max_mev)
         size = model.config.generation.chunk
 
         def bits_of(chunk: int, part: Tensor) -> Tensor:
             start = chunk * size
-            true = torch.from_numpy(file.read(start, start + len(part))).to(model.device)
+            voxels = file.read(start, start + len(part))
+            if not np.isfinite(voxels).all():
+                raise DataError(f"{showers} holds NaN or infinity: see `calo4pqvae data validate`")
+            true = torch.from_numpy(voxels).to(model.device)
             noise = torch.rand(len(part), model.prior.n_bits, generator=stream(seed, "posterior", chunk))
             with torch.no_grad():
                 return model.autoencoder.encode(true, part, noise.to(model.device)).bits
@@ -234,13 +238,15 @@ def _stream_showers(
 
 def _join_parts(out: Path, parts: list[Path], rank: int) -> None:
     """Waits for all processes, then lets the first one write the file that reads the parts as one."""
-    if not torch.distributed.is_initialized():
+    is_own = not torch.distributed.is_initialized()
+    if is_own:
         torch.distributed.init_process_group("gloo")
     torch.distributed.barrier()
     if rank == 0:
         write_virtual(out, parts)
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    if is_own:
+        torch.distributed.destroy_process_group()
 
 
 def _part_names(out: Path, n_processes: int) -> list[Path]:
@@ -259,9 +265,9 @@ def _attributes(model: TrainedModel, seed: int) -> dict[str, str | int | float]:
 
 
 def _drawn_energies(text: str, n: int | None, seed: int) -> Tensor:
-    low_text, high_text, kind = ([*text.split(":"), "log"])[:3]
+    ends, kind = (text, "log") if text.count(":") == 1 else text.rsplit(":", 1)
     try:
-        low, high = float(low_text), float(high_text)
+        low, high = (float(end) for end in ends.split(":"))
     except ValueError as error:
         raise DataError(f"'{text}' is no range of energies: write LOW:HIGH:log or LOW:HIGH:lin in MeV") from error
     if kind not in ("log", "lin") or not 0 < low <= high < float("inf"):
@@ -285,12 +291,21 @@ def _listed_energies(text: str, n: int | None) -> Tensor:
     return values.repeat(rounds)[: n or len(values), None]
 
 
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # a list longer than any file name
+        return False
+
+
 def _energies_of_file(path: Path, n: int | None) -> Tensor:
     try:
         with h5py.File(path, "r") as file:
-            energies = np.asarray(file["incident_energies"], dtype=np.float32).reshape(-1, 1)
+            energies = np.asarray(file["incident_energies"], dtype=np.float32)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise DataError(f"{path} gives no incident energies ({error}): it needs the field incident_energies") from error
+    if energies.size == 0 or energies.shape not in ((len(energies),), (len(energies), 1)):
+        raise DataError(f"{path} has incident_energies of shape {energies.shape}: they must be (showers, 1)")
     if n is not None and n > len(energies):
         raise DataError(f"{path} has {len(energies)} incident energies, fewer than the {n} showers asked for")
-    return torch.from_numpy(energies[:n])
+    return torch.from_numpy(energies[:n].reshape(-1, 1))

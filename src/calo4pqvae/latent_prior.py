@@ -6,6 +6,7 @@ code are nodes of the graph, held at their values) or into the fields of all nod
 """
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from calo4pqvae.errors import PriorError
 from calo4pqvae.prior.chips import chip_topology, load_missing
 from calo4pqvae.prior.gibbs import BlockGibbsSampler, GibbsState
 from calo4pqvae.prior.machine import BoltzmannMachine
+from calo4pqvae.prior.regions import arrange_in_regions
 from calo4pqvae.prior.topology import Topology, complete_topology, independent_topology
 
 __all__ = ["LatentPrior", "build_topology", "independent_baseline"]
@@ -110,7 +112,7 @@ class LatentPrior(nn.Module):
 
 
 def build_topology(config: Config) -> Topology:
-    """The graph that the settings ask for.
+    """The graph that the settings ask for; on a chip, the nodes of a factor are numbered region by region.
 
     Raises:
         PriorError: If no chip is large enough, or the working-graph file cannot be used.
@@ -123,6 +125,10 @@ def build_topology(config: Config) -> Topology:
         return complete_topology(sizes)
     if family == "independent":
         return independent_topology(sizes)
+    return arrange_in_regions(_chip(config, family, sizes), max(1, config.latent.factors))
+
+
+def _chip(config: Config, family: Literal["zephyr", "pegasus"], sizes: tuple[int, ...]) -> Topology:
     missing = load_missing(Path(config.prior.missing)) if config.prior.missing else None
     chip_size = config.prior.size or (missing.m if missing else None)
     wanted = None if config.prior.whole_chip else sizes

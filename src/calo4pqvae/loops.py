@@ -5,6 +5,7 @@ step of the machine on the bits just drawn. An epoch ends with validation on sho
 of the bound, quality of decoded showers, energies of encoded and of sampled bits; weights are accepted by that quality.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from calo4pqvae.acceptance import compare_showers, is_accepted
+from calo4pqvae.autoencoder.encoder import factor_correlation
 from calo4pqvae.autoencoder.relaxation import TauSchedule
 from calo4pqvae.autoencoder.vae import LossTerms, ShowerAutoencoder
 from calo4pqvae.config import Config, TrainingConfig
@@ -79,6 +81,25 @@ class Shop:
         self.checkpoint, self.notes = {}, {}
         return tensors
 
+    def read_checkpoint(self) -> None:
+        """Reads the checkpoint of the run and cuts the metrics back to where they stood.
+
+        Raises:
+            CheckpointError: If it is damaged or no checkpoint at all.
+        """
+        self.checkpoint, self.notes = self.run.load_tensors("checkpoint")
+        n_rows = self.notes.get("n_rows", "")
+        if self.notes.get("stage") not in STAGES or not n_rows.isdigit():
+            raise CheckpointError(
+                f"{self.run.tensor_path('checkpoint')} is no checkpoint of a training: restore it or train again"
+            )
+        self.forget_metrics(int(n_rows))
+
+    def forget_metrics(self, n_kept: int) -> None:
+        """Cuts the metrics back to their first rows, from the first process."""
+        if self.fabric.is_global_zero:
+            self.run.keep_metrics(n_kept)
+
     def save(self, stage: str, tensors: Mapping[str, Tensor]) -> None:
         """Writes the checkpoint of a stage, from the first process."""
         if self.fabric.is_global_zero:
@@ -122,12 +143,16 @@ def train_networks(shop: Shop, *, joint: bool) -> None:
             shop.save("networks", progress.tensors(shop, optimizer, learner))
     if learner is not None:
         save_prior(shop, torch.full((shop.prior.n_bits,), 0.5))
+    shop.save("export", _prefixed("prior.", shop.prior.state_dict()))
+    fabric.barrier()
 
 
 def export_posterior(shop: Shop) -> None:
     """Writes posterior bits of all showers, drawn with the accepted, frozen networks in evaluation mode."""
     config, data = shop.config.training, shop.data
-    shop.take("export")
+    saved = shop.take("export")
+    if saved:
+        _load_module(shop.prior, _with_prefix(saved, "prior."))
     _load_module(shop.autoencoder, shop.run.load_tensors("autoencoder")[0])
     draws = [_encode_all(shop, data.train, ("export", draw)) for draw in range(config.posterior_draws)]
     validation, validation_energies, _ = _encode_all(shop, data.validation, ("export", "validation"))
@@ -161,6 +186,8 @@ def train_prior(shop: Shop) -> None:
     if saved:
         _load_module(shop.prior, _with_prefix(saved, "prior."))
         learner.load_state_dict(_with_prefix(saved, "learner."))
+    else:
+        _save_learning(shop, learner)
     guard = DivergenceGuard(limit=config.max_gap)
     while learner.n_done < config.updates:
         rows = torch.randint(
@@ -175,9 +202,7 @@ def train_prior(shop: Shop) -> None:
             shop.log({"stage": "prior", "update": learner.n_done, **_finite(asdict(seen))})
             guard.check(seen.energy_data, seen.energy_model, seen.energy_spread)
         if learner.n_done % config.checkpoint_every == 0 and learner.n_done < config.updates:
-            shop.save(
-                "prior", _prefixed("prior.", shop.prior.state_dict()) | _prefixed("learner.", learner.state_dict())
-            )
+            _save_learning(shop, learner)
     save_prior(shop, bits.mean(0))
 
 
@@ -249,6 +274,9 @@ def _network_step(
     )
     shared = torch.stack([mean_over_processes(fabric, term.detach()) for term in terms]).double().cpu()
     loss = terms.total(0.0 if float(shared[_INFORMATION]) < config.free_bits else kl_weight)
+    if config.decorrelation:
+        position = gather(fabric, shop.autoencoder.observables.position(energies))
+        loss = loss + config.decorrelation * factor_correlation(gather(fabric, posterior.factors), position)
     if not bool(torch.isfinite(shared).all()):
         raise DivergenceError(
             f"the loss is no longer finite at step {step}: lower training.learning_rate; the last checkpoint is kept"
@@ -295,6 +323,11 @@ def _end_epoch(shop: Shop, progress: _NetworkProgress, learner: PriorLearner | N
         decoded.append(shop.autoencoder.decode(posterior.bits, energies.to(device), drawing).cpu())
         true.append(showers)
         incident.append(energies)
+    if not bool(torch.isfinite(sums).all()):
+        raise DivergenceError(
+            f"the loss of the validation showers is no longer finite in epoch {epoch}: lower training.learning_rate; "
+            "the last checkpoint is kept"
+        )
     quality = compare_showers(torch.cat(true), torch.cat(decoded), torch.cat(incident), shop.data.geometry)
     accepted = is_accepted(quality, progress.best)
     if accepted:
@@ -367,6 +400,10 @@ def _joint_learner(shop: Shop) -> PriorLearner:
     return PriorLearner(shop.prior.machine, settings, generator, shop.prior.clamped)
 
 
+def _save_learning(shop: Shop, learner: PriorLearner) -> None:
+    shop.save("prior", _prefixed("prior.", shop.prior.state_dict()) | _prefixed("learner.", learner.state_dict()))
+
+
 def _prior_batch(shop: Shop, bits: Tensor, energies: Tensor) -> tuple[Tensor, Tensor | None]:
     device = shop.fabric.device
     bits, energies = bits.to(device), energies.to(device)
@@ -401,7 +438,10 @@ def _kl_weight(config: TrainingConfig, done: float) -> float:
 
 def _finite(numbers: Mapping[str, Any]) -> dict[str, Any]:
     """JSON knows no NaN: numbers that do not exist (a slope without couplers) become null."""
-    return {name: None if isinstance(value, float) and value != value else value for name, value in numbers.items()}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in numbers.items()
+    }
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -42,12 +42,13 @@ class RunReport:
 
     Attributes:
         evaluation: Scores, page and JSON.
-        information: Mean and standard error, in nats, of ln 2 a bit minus the posterior entropy.
+        information: Mean and standard error, in nats, of ln 2 a bit minus the posterior entropy; None if the
+            run has exported no posterior bits.
         showers_per_second: Rate of generation with the Boltzmann prior.
     """
 
     evaluation: EvaluationResult
-    information: tuple[float, float]
+    information: tuple[float, float] | None
     showers_per_second: float
 
 
@@ -126,19 +127,20 @@ def latent_energies(model: TrainedModel, showers: Path, seed: int) -> Mapping[st
     }
 
 
-def _information(run: RunDirectory) -> tuple[float, float]:
+def _information(run: RunDirectory) -> tuple[float, float] | None:
     rows = [row for row in run.metrics() if row["stage"] == "export"]
-    return (rows[-1]["information"], rows[-1]["information_error"]) if rows else (float("nan"), float("nan"))
+    return (rows[-1]["information"], rows[-1]["information_error"]) if rows else None
 
 
 def _provenance(run: RunDirectory, seed: int, n_generated: int, rate: float) -> dict[str, Any]:
-    mean, error = _information(run)
+    information = _information(run)
+    nats = "unknown" if information is None else f"{information[0]:.1f} ± {information[1]:.1f} nats"
     return {
         "run": run.path.name,
         "seed of generation": seed,
         "showers generated with each prior": n_generated,
         "showers per second (Boltzmann prior, this machine)": f"{rate:.0f}",
-        "information of posterior bits": f"{mean:.1f} ± {error:.1f} nats (ln 2 a bit minus the posterior entropy)",
+        "information of posterior bits": f"{nats} (ln 2 a bit minus the posterior entropy)",
         "training": run.provenance(),
         "configuration": run.config().model_dump(mode="json"),
     }

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from calo4pqvae.atomic import atomic_path, write_json, write_text
 from calo4pqvae.config import Config, load_config
-from calo4pqvae.errors import CheckpointError, ConfigError
+from calo4pqvae.errors import CheckpointError, ConfigError, OutputError
 
 __all__ = ["RunDirectory"]
 
@@ -58,10 +58,12 @@ class RunDirectory:
             raise CheckpointError(
                 f"{path} already holds a run: resume it (--resume), choose another folder, or start anew (--overwrite)"
             )
-        write_text(run.config_path, config.to_toml())
-        for name in ("checkpoint", "autoencoder", "prior", "posterior", "split"):
-            run.tensor_path(name).unlink(missing_ok=True)
-        run.metrics_path.unlink(missing_ok=True)
+        tensors = (run.tensor_path(name) for name in ("checkpoint", "autoencoder", "prior", "posterior", "split"))
+        report = (path / name for name in ("report.html", "metrics.json"))
+        with atomic_path(run.config_path) as partial:
+            partial.write_text(config.to_toml(), encoding="utf-8")
+            for old in (run.provenance_path, *tensors, run.metrics_path, *report):
+                old.unlink(missing_ok=True)
         return run
 
     @classmethod
@@ -86,6 +88,11 @@ class RunDirectory:
         """Where the metrics are."""
         return self.path / "metrics.jsonl"
 
+    @property
+    def provenance_path(self) -> Path:
+        """Where the provenance is."""
+        return self.path / "provenance.json"
+
     def tensor_path(self, name: str) -> Path:
         """Where the tensors called ``name`` are."""
         return self.path / f"{name}.safetensors"
@@ -103,11 +110,11 @@ class RunDirectory:
 
     def write_provenance(self, content: Mapping[str, Any]) -> None:
         """Writes ``provenance.json``."""
-        write_json(self.path / "provenance.json", dict(content))
+        write_json(self.provenance_path, dict(content))
 
     def provenance(self) -> dict[str, Any]:
         """Reads ``provenance.json``; empty if the run has not come that far."""
-        path = self.path / "provenance.json"
+        path = self.provenance_path
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except ValueError as error:
@@ -122,10 +129,7 @@ class RunDirectory:
         """
         content = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
         with atomic_path(self.tensor_path(name)) as partial:
-            try:
-                save_file(content, partial, metadata=notes)
-            except SafetensorError as error:
-                raise OSError(str(error)) from error
+            partial.write_bytes(save(content, metadata=notes))
 
     def load_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Reads named tensors and notes.
@@ -145,16 +149,33 @@ class RunDirectory:
             raise CheckpointError(f"{path} is damaged ({error}): restore it or train again") from error
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Adds one row to ``metrics.jsonl``."""
-        with self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        """Adds one row to ``metrics.jsonl``.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        line = json.dumps(row, allow_nan=False) + "\n"
+        try:
+            with self.metrics_path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {self.metrics_path}: {error.strerror or error}; free some space"
+            ) from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All rows of ``metrics.jsonl``; a last line cut short by a killed process is left out."""
+        """All rows of ``metrics.jsonl``; a last line cut short by a killed process is left out.
+
+        Raises:
+            CheckpointError: If the file is damaged.
+        """
         if not self.metrics_path.is_file():
             return []
-        lines = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        try:
+            lines = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)
+            return [json.loads(line) for line in lines if line.endswith("\n")]
+        except ValueError as error:
+            raise CheckpointError(f"{self.metrics_path} is damaged ({error}): restore it or train again") from error
 
     def keep_metrics(self, n_rows: int) -> None:
         """Cuts ``metrics.jsonl`` back to its first rows, as they stood at a checkpoint."""

@@ -68,6 +68,8 @@ def train(
         RunDirectory.create(out, config, replace=overwrite)
     fabric.barrier()
     shop = _open_shop(config, RunDirectory(out), fabric, data, prior, report)
+    if shop.is_past("prior"):
+        return shop.run
     if fabric.is_global_zero:
         shop.run.write_provenance(_provenance(shop, finished=False, seconds=None))
         shop.run.save_tensors(
@@ -98,15 +100,15 @@ def _open_shop(
     autoencoder = ShowerAutoencoder(config, data.geometry, prior.level_sizes)
     shop = Shop(config, run, fabric, data, autoencoder, prior, report)
     if run.has("checkpoint"):
-        shop.checkpoint, shop.notes = run.load_tensors("checkpoint")
-        if fabric.is_global_zero:
-            run.keep_metrics(int(shop.notes["n_rows"]))
+        shop.read_checkpoint()
     elif run.provenance().get("finished"):
         shop.notes = {"stage": "finished"}
-    elif config.training.mode == "prior":
-        _take_over(shop)
     else:
-        autoencoder.fit_observables(data.chunks(data.train))
+        shop.forget_metrics(0)
+        if config.training.mode == "prior":
+            _take_over(shop)
+        else:
+            autoencoder.fit_observables(data.chunks(data.train))
     prior.to(fabric.device)
     return shop
 
@@ -126,6 +128,9 @@ def _take_over(shop: Shop) -> None:
             )
         if shop.fabric.is_global_zero:
             shop.run.save_tensors(name, tensors, **notes)
+    for row in other.metrics():
+        if row["stage"] == "export":
+            shop.log(row)
     shop.fabric.barrier()
 
 

@@ -189,6 +189,29 @@ def test_centred_gradient_vanishes_only_with_the_plain_one() -> None:
     assert plain.norm > 0.1
 
 
+def test_centred_gradient_is_made_of_centred_products_when_chains_have_other_conditions() -> None:
+    task = problem(is_clamped=False)
+    mu, nu = task.offsets.bits, task.offsets.condition
+    generator = torch.Generator().manual_seed(3)
+    samples = torch.randint(0, 2, (9, 8), generator=generator).double()
+    other = torch.randn(9, 2, generator=generator, dtype=torch.float64)
+
+    def centred_means(states: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        z, c = states - mu, condition - nu
+        pairs = torch.stack([(z[:, i] * z[:, j]).mean() for i, j in task.ends.tolist()])
+        return pairs, torch.einsum("ba,bi->ai", c, z) / len(z)
+
+    data = task.machine.sufficient_statistics(task.states, task.condition)
+    model = task.machine.sufficient_statistics(samples, other)
+    gradient = contrastive_gradient(data, model, task.machine.neighbours, "centred", task.offsets)
+    pairs, cross = (
+        one - two
+        for one, two in zip(centred_means(task.states, task.condition), centred_means(samples, other), strict=True)
+    )
+    torch.testing.assert_close(gradient.couplings, pairs)
+    torch.testing.assert_close(gradient.condition_weights, cross)
+
+
 def test_default_offsets_are_the_data_means() -> None:
     task = problem(is_clamped=False)
     data = task.machine.sufficient_statistics(task.states, task.condition)

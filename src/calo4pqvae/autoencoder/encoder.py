@@ -6,6 +6,16 @@ levels before it**,
 .. math:: q(z \mid x, E) = \prod_k q(z_k \mid z_{<k}, x, E), \qquad q(z_k \mid \cdot) = \prod_i \mathrm{Bernoulli},
 
 so that the posterior is not a product over levels: a later level can correct what an earlier one has drawn.
+
+**Factors.** A level does not choose its logits one by one. It computes a few quantities :math:`f_g` (depth, length,
+width and the like, whatever training makes of them) and writes each into the bits of one region of the graph,
+
+.. math:: \ell_i = a_i f_{g(i)} + c_i ,
+
+like a thermometer with learned marks. All dependence that a quantity brings among its bits is then among nodes that are
+close on the chip and can be carried by its couplers; a code spread over all bits would need a dense machine. For the
+same reason :func:`factor_correlation` is kept small in training: dependence between regions, and on the energy, is what a
+sparse graph carries worst, and it can be avoided.
 """
 
 import math
@@ -23,14 +33,21 @@ from calo4pqvae.autoencoder.relaxation import Relaxation, bit_entropy, draw_bits
 from calo4pqvae.config import EncoderConfig
 from calo4pqvae.showers.transforms import LogitTransform
 
-__all__ = ["EnergyEmbedding", "HierarchicalEncoder", "Posterior", "multilayer"]
+__all__ = ["EnergyEmbedding", "FactorWriter", "HierarchicalEncoder", "Posterior", "factor_correlation", "multilayer"]
 
 
 class Posterior(NamedTuple):
-    """Bits of a batch and the logits they were drawn with, both (B, n_bits), level after level."""
+    """Bits of a batch and where they come from.
+
+    Attributes:
+        bits: (B, n_bits), level after level.
+        logits: Logits they were drawn with, (B, n_bits).
+        factors: Quantities written into the bits, (B, levels, factors); no factors with free logits.
+    """
 
     bits: Tensor
     logits: Tensor
+    factors: Tensor
 
     def entropy(self) -> Tensor:
         """Entropy of each shower's posterior, given the bits drawn on the way, in nats, (B,)."""
@@ -59,6 +76,56 @@ def multilayer(*sizes: int) -> nn.Sequential:
     return nn.Sequential(*steps[:-1])
 
 
+class FactorWriter(nn.Module):
+    r"""Writes factors into logits, :math:`\ell_i = a_i f_{g(i)} + c_i`; regions are equal stretches of the bits.
+
+    Args:
+        n_bits: Number of bits of the level.
+        n_factors: Number of factors.
+        phase: Between 0 and 1; shifts the starting marks, so that levels interleave.
+    """
+
+    region: Tensor
+
+    def __init__(self, n_bits: int, n_factors: int, phase: float) -> None:
+        super().__init__()
+        region = torch.arange(n_bits) * n_factors // n_bits
+        self.register_buffer("region", region, persistent=False)
+        place = torch.arange(n_bits) - torch.searchsorted(region, region)
+        size = torch.bincount(region)[region]
+        self.slopes = nn.Parameter(1.5 + 0.3 * torch.randn(n_bits))
+        self.offsets = nn.Parameter(4 * (place + phase) / size - 2)
+
+    def forward(self, factors: Tensor) -> Tensor:
+        """Maps factors (B, n_factors) to logits (B, n_bits)."""
+        logits: Tensor = self.slopes * factors[:, self.region] + self.offsets
+        return logits
+
+
+def factor_correlation(factors: Tensor, position: Tensor) -> Tensor:
+    r"""Squared correlations that the graph is spared.
+
+    .. math:: \tfrac12 \sum_{(k,g) \ne (l,h),\ g \ne h} \rho\big(f_{kg}, f_{lh}\big)^2
+              + \sum_{k,g} \big[\rho(f_{kg}, t)^2 + \rho(f_{kg}, t^2)^2\big]
+
+    Args:
+        factors: (B, levels, factors); the same factor of several levels may be correlated.
+        position: Place t of ln E in its range, (B, 1).
+
+    Returns:
+        A number, 0 without factors.
+    """
+    n_batch, n_levels, n_factors = factors.shape
+    if n_factors == 0:
+        return factors.new_zeros(())
+    columns = torch.cat([factors.flatten(1), position, position**2], dim=1)
+    centred = columns - columns.mean(0)
+    normed = centred / (centred.norm(dim=0) + 1e-3 * n_batch**0.5)
+    correlation = normed.T @ normed
+    group = torch.cat([torch.arange(n_factors).repeat(n_levels), torch.tensor([-1, -1])]).to(factors.device)
+    return (correlation.square() * (group[:, None] != group)).sum() / 2
+
+
 class HierarchicalEncoder(nn.Module):
     """Encoder with one group of bits a level.
 
@@ -66,11 +133,18 @@ class HierarchicalEncoder(nn.Module):
         config: Sizes.
         plan: The grid.
         level_sizes: Number of bits of each level.
+        n_factors: Factors of a level; 0 gives every bit a logit of its own.
         periodic: False for the zero padding of older models.
     """
 
     def __init__(
-        self, config: EncoderConfig, plan: GridPlan, level_sizes: Sequence[int], *, periodic: bool = True
+        self,
+        config: EncoderConfig,
+        plan: GridPlan,
+        level_sizes: Sequence[int],
+        n_factors: int = 0,
+        *,
+        periodic: bool = True,
     ) -> None:
         super().__init__()
         self.plan, self.level_sizes = plan, tuple(level_sizes)
@@ -83,9 +157,15 @@ class HierarchicalEncoder(nn.Module):
         self.summary = nn.Sequential(nn.Linear(n_features + n_totals, config.hidden), nn.SiLU())
         n_common = config.hidden + self.embedding.size
         starts = [sum(self.level_sizes[:level]) for level in range(len(self.level_sizes))]
+        self.n_factors = n_factors
         self.levels = nn.ModuleList(
-            multilayer(n_common + start, config.hidden, size)
+            multilayer(n_common + start, config.hidden, n_factors or size)
             for start, size in zip(starts, self.level_sizes, strict=True)
+        )
+        phases = [level / len(self.level_sizes) for level in range(len(self.level_sizes))]
+        self.writers = nn.ModuleList(
+            FactorWriter(size, n_factors, phase) if n_factors else nn.Identity()
+            for size, phase in zip(self.level_sizes, phases, strict=True)
         )
 
     def forward(
@@ -110,11 +190,14 @@ class HierarchicalEncoder(nn.Module):
         bits: list[Tensor] = []
         logits: list[Tensor] = []
         noises = torch.split(uniform, list(self.level_sizes), dim=1)
-        for level, noise in zip(self.levels, noises, strict=True):
-            logit = level(torch.cat([common, *(2 * drawn - 1 for drawn in bits)], dim=1))
+        factors: list[Tensor] = []
+        for level, writer, noise in zip(self.levels, self.writers, noises, strict=True):
+            written = level(torch.cat([common, *(2 * drawn - 1 for drawn in bits)], dim=1))
+            logit = writer(written)
+            factors.append(written[:, : self.n_factors])
             bits.append(draw_bits(logit, noise) if tau is None else relax_bits(logit, noise, tau, relaxation))
             logits.append(logit)
-        return Posterior(torch.cat(bits, dim=1), torch.cat(logits, dim=1))
+        return Posterior(torch.cat(bits, dim=1), torch.cat(logits, dim=1), torch.stack(factors, dim=1))
 
     def _common(self, view: ShowerView) -> Tensor:
         energy = self.embedding(view.position)

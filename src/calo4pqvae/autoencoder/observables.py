@@ -63,8 +63,8 @@ class Standardiser(nn.Module):
 
     .. math:: y = (x - m(t))/s(t), \quad m = \sum_{i \le 4} c_i t^i, \quad \ln s = \sum_{i \le 2} d_i t^i
 
-    Both polynomials are kept within what was seen in the fit (the mean in the range of the values, ln s within 1.5 of its
-    mean), so that a column with few events, seen at high energies only, stays tame at low ones.
+    Both polynomials are kept within what was seen in the fit (the mean in the range of the values, ln s within 1.5 of
+    its mean), so that a column with few events, seen at high energies only, stays tame at low ones.
 
     Args:
         n_columns: Number of quantities.
@@ -122,6 +122,9 @@ class Observables(nn.Module):
         geometry: A regular grid.
         energy_range: Ends of the incident energies in MeV.
         canonical_frame: Whether showers are turned and mirrored to one orientation.
+
+    Raises:
+        DataError: If the geometry is irregular or has no threshold, of which logarithms are taken.
     """
 
     ring_occupancy: Tensor
@@ -131,6 +134,10 @@ class Observables(nn.Module):
         super().__init__()
         self.geometry, self.energy_range = geometry, energy_range
         n_layers, _, n_radius = geometry.grid_shape
+        if not geometry.threshold_mev > 0:
+            raise DataError(
+                f"training needs a read-out threshold above 0 MeV; {geometry.name} has none, so give it one"
+            )
         self.frame = CanonicalFrame(geometry) if canonical_frame else None
         self.split = LayerSplit(geometry)
         self.response = Standardiser(1)
@@ -160,6 +167,7 @@ class Observables(nn.Module):
         if n_showers < _MIN_EVENTS:
             raise DataError(f"{n_showers} showers are too few to learn from: give at least {_MIN_EVENTS}")
         position, response, root = torch.cat(positions), torch.cat(responses), torch.cat(roots)
+        _check_not_empty(response)
         self.response.fit(response, position, (response > 0).float())
         self.layers.fit(root, position, (root > 0).float())
         n_cells = n_showers * self.geometry.grid_shape[1]
@@ -182,8 +190,7 @@ class Observables(nn.Module):
         if self.frame is not None:
             showers = self.frame.to_canonical(showers, self.frame.frame(showers))
         parts = self.split.forward(showers, incident_energies)
-        if not bool((parts.response > 0).all()):
-            raise DataError("a shower has no energy above threshold: drop such events (data.drop_bad = true)")
+        _check_not_empty(parts.response)
         position = self.position(incident_energies)
         layer_on = (parts.layer_fractions > 0).to(showers.dtype)
         totals = parts.response * incident_energies
@@ -223,6 +230,11 @@ class Observables(nn.Module):
         relative = showers / self.geometry.threshold_mev
         # a voxel exactly at threshold is a hit and must stay one: v is kept above 0
         return torch.where(relative >= 1, relative.clamp(min=1).log().clamp(min=1e-6), torch.zeros_like(relative))
+
+
+def _check_not_empty(response: Tensor) -> None:
+    if not bool((response > 0).all()):
+        raise DataError("a shower has no energy above threshold: drop such events (data.drop_bad = true)")
 
 
 def _powers(position: Tensor, n: int) -> Tensor:

@@ -29,6 +29,7 @@ from calo4pqvae.autoencoder.likelihood import (
 )
 from calo4pqvae.autoencoder.observables import Observables, ShowerView
 from calo4pqvae.autoencoder.relaxation import Relaxation
+from calo4pqvae.condition import check_energies
 from calo4pqvae.config import Config
 from calo4pqvae.showers.geometry import Geometry
 from calo4pqvae.showers.transforms import apply_threshold
@@ -89,7 +90,7 @@ class ShowerAutoencoder(nn.Module):
         energy_range = (config.data.energy_min_mev, config.data.energy_max_mev)
         self.observables = Observables(geometry, energy_range, canonical_frame=config.data.canonical_frame)
         self.plan = GridPlan(geometry, config.data.layout)
-        self.encoder = HierarchicalEncoder(config.encoder, self.plan, level_sizes)
+        self.encoder = HierarchicalEncoder(config.encoder, self.plan, level_sizes, config.latent.factors)
         self.layer_head = LayerHead(config.decoder, self.n_bits, geometry.n_layers)
         self.voxel_head = VoxelHead(
             config.decoder, self.plan, self.n_bits, self.observables.ring_occupancy, self.observables.ring_voxels
@@ -173,6 +174,7 @@ class ShowerAutoencoder(nn.Module):
         Raises:
             DataError: If an incident energy is out of range.
         """
+        check_energies(incident_energies, *self.observables.energy_range)
         view = self._draw_layers(bits, incident_energies, generator)
         hit_map = self._hit_map(bits, view)
         hits = self.voxel_head.draw_hits(hit_map.logits, view.layer_on, generator)

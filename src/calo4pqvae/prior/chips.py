@@ -96,7 +96,8 @@ def chip_topology(
     Args:
         family: ``"pegasus"`` (its fabric, without the stray qubits at the rim) or ``"zephyr"``.
         m: Size of the chip, 16 for Advantage and 12 for Advantage2.
-        sizes: Nodes per partition, one number for all four or four numbers; None takes every working node.
+        sizes: Nodes per partition, one number for all four, or up to four numbers (fewer leave the last partitions
+            of the chip out); None takes every working node.
         t: Tile parameter of Zephyr chips; Pegasus chips have none.
         missing: Qubits and couplers that do not work.
 
@@ -167,9 +168,9 @@ def _wanted_sizes(sizes: tuple[int, ...] | int | None, available: IntArray, chip
     if sizes is None:
         return tuple(available.tolist())
     wanted = (sizes,) * 4 if isinstance(sizes, int) else tuple(sizes)
-    if len(wanted) != 4 or min(wanted) < 1:
-        raise PriorError(f"partition sizes {wanted} do not fit a chip; give one or four positive numbers")
-    if (available < wanted).any():
+    if not 1 <= len(wanted) <= 4 or min(wanted) < 1:
+        raise PriorError(f"partition sizes {wanted} do not fit a chip; give one number or up to four positive ones")
+    if (available[: len(wanted)] < wanted).any():
         raise PriorError(
             f"{chip} has {tuple(available.tolist())} working qubits a partition, fewer than {wanted}; "
             "ask for fewer bits or a larger chip"
