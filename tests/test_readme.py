@@ -27,7 +27,9 @@ PAGES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")],
     key=lambda page: page.name,
 )
-BLOCK = re.compile(r"(?:<!-- (?P<marker>[^>]*) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(
+    r"(?:<!-- (?P<marker>[^>]*) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)[^)]*\)")
 SETTING = re.compile(r"`(\w+)\.(\w+)(?: = [^`]*)?`")
 
@@ -66,7 +68,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 COMMANDS = [
-    (block.page, line)
+    pytest.param(line, id=f"{block.page}: {line}")
     for block in BLOCKS
     if block.language == "bash"
     for line in block.text.splitlines()
@@ -119,8 +121,8 @@ def test_every_block_says_whether_it_is_run(block: Block) -> None:
         )
 
 
-@pytest.mark.parametrize(("page", "line"), [pytest.param(*found, id=f"{found[0]}: {found[1]}") for found in COMMANDS])
-def test_commands_and_options_exist(page: str, line: str) -> None:
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_and_options_exist(line: str) -> None:
     words = shlex.split(line)[1:]
     command = typer.main.get_command(app)
     while hasattr(command, "commands"):
@@ -130,7 +132,9 @@ def test_commands_and_options_exist(page: str, line: str) -> None:
         load_config(given.get("config"), given["settings"] or [])
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "python"], ids=lambda block: block.page)
+@pytest.mark.parametrize(
+    "block", [block for block in BLOCKS if block.language == "python"], ids=lambda block: block.page
+)
 def test_names_imported_in_python_blocks_exist(block: Block) -> None:
     for node in ast.walk(ast.parse(block.text)):
         if isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -151,7 +155,9 @@ def test_settings_and_presets_named_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    missing = [target for target in LINK.findall(page.read_text(encoding="utf-8")) if not (page.parent / target).exists()]
+    missing = [
+        target for target in LINK.findall(page.read_text(encoding="utf-8")) if not (page.parent / target).exists()
+    ]
     assert missing == []
 
 

@@ -16,6 +16,7 @@ LEVEL_SIZES = (6, 4, 5)  # unequal, so that a mistaken offset cannot pass
 
 SMALL = (
     "data.energy_max_mev=1e5",
+    "latent.factors=2",
     "encoder.channels=[4, 6, 8]",
     "encoder.hidden=24",
     "decoder.base_channels=4",

@@ -6,7 +6,14 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from calo4pqvae.autoencoder.encoder import EnergyEmbedding, HierarchicalEncoder, Posterior, multilayer
+from calo4pqvae.autoencoder.encoder import (
+    EnergyEmbedding,
+    FactorWriter,
+    HierarchicalEncoder,
+    Posterior,
+    factor_correlation,
+    multilayer,
+)
 from calo4pqvae.autoencoder.grid import GridPlan
 from calo4pqvae.autoencoder.vae import ShowerAutoencoder
 from calo4pqvae.config import EncoderConfig
@@ -35,8 +42,9 @@ def test_bits_are_drawn_from_the_logits(build: Build, sample: Sample) -> None:
     assert not posterior.bits.requires_grad
 
 
-def test_a_level_depends_on_the_bits_of_earlier_levels_only(build: Build, sample: Sample) -> None:
-    autoencoder = build()
+@pytest.mark.parametrize("factors", [0, 1, 3])
+def test_a_level_depends_on_the_bits_of_earlier_levels_only(build: Build, sample: Sample, factors: int) -> None:
+    autoencoder = build(f"latent.factors={factors}")
     showers, energies = sample[0][:16], sample[1][:16]
     uniform = noise(16)
     before = autoencoder.encode(showers, energies, uniform)
@@ -72,7 +80,7 @@ def test_incident_energy_and_voxels_reach_every_level(build: Build, sample: Samp
         assert all((after[:, part] != before[:, part]).any() for part in LEVELS)
 
 
-@pytest.mark.parametrize("options", [[], ["encoder.attention=true"], ["encoder.voxels=logit"]])
+@pytest.mark.parametrize("options", [[], ["encoder.attention=true"], ["encoder.voxels=logit"], ["latent.factors=0"]])
 def test_turned_and_mirrored_showers_have_identical_logits(
     build: Build, grid: Geometry, sample: Sample, options: list[str]
 ) -> None:
@@ -117,7 +125,7 @@ def test_any_regular_grid_can_be_encoded(shape: tuple[int, int, int]) -> None:
 
 def test_entropy_and_information_are_those_of_coins() -> None:
     logits = torch.tensor([[0.0, 2.0, -40.0], [1.0, -1.0, 0.5]], dtype=torch.float64)
-    posterior = Posterior((logits > 0).double(), logits)
+    posterior = Posterior((logits > 0).double(), logits, torch.zeros(2, 1, 0))
     coins = stats.bernoulli.entropy(stats.logistic.cdf(logits.numpy())).sum(1)
     np.testing.assert_allclose(posterior.entropy().numpy(), coins, rtol=1e-12)
     np.testing.assert_allclose(posterior.information().numpy(), 3 * math.log(2) - coins, rtol=1e-12)
@@ -136,3 +144,48 @@ def test_logit_voxels_of_empty_cells_do_not_depend_on_the_energy(build: Build, s
 def test_multilayer_ends_with_a_linear_layer() -> None:
     network = multilayer(3, 5, 2)
     assert [type(step).__name__ for step in network] == ["Linear", "SiLU", "Linear"]
+
+
+def test_factors_are_written_into_stretches_of_the_bits() -> None:
+    writer = FactorWriter(7, 3, 0.5).double()
+    factors = torch.tensor([[10.0, -20.0, 300.0]], dtype=torch.float64)
+    group = [0, 0, 0, 1, 1, 2, 2]
+    expected = [s * factors[0, g] + o for s, g, o in zip(writer.slopes, group, writer.offsets, strict=True)]
+    torch.testing.assert_close(writer(factors)[0], torch.stack(expected))
+    rising = writer.offsets.detach()
+    assert (rising[1:3] > rising[:2]).all()
+    assert rising[4] > rising[3]
+    assert rising.abs().max() <= 2
+
+
+def test_posterior_tells_the_factors_behind_its_logits(build: Build, sample: Sample) -> None:
+    autoencoder = build()
+    posterior = autoencoder.encode(sample[0][:8], sample[1][:8], noise(8))
+    assert posterior.factors.shape == (8, len(LEVEL_SIZES), 2)
+    for level, columns in enumerate(LEVELS):
+        writer = autoencoder.encoder.writers[level]
+        torch.testing.assert_close(writer(posterior.factors[:, level]), posterior.logits[:, columns])
+
+
+def test_free_logits_have_no_factors(build: Build, sample: Sample) -> None:
+    posterior = build("latent.factors=0").encode(sample[0][:8], sample[1][:8], noise(8))
+    assert posterior.factors.shape == (8, len(LEVEL_SIZES), 0)
+    assert factor_correlation(posterior.factors, torch.zeros(8, 1)) == 0
+
+
+def test_factor_correlation_is_a_sum_of_squared_correlations() -> None:
+    rng = np.random.default_rng(1)
+    position = rng.uniform(-1, 1, (500, 1))
+    factors = rng.normal(size=(500, 2, 3)) @ rng.normal(size=(3, 3)) + position[:, :, None]
+    expected = 0.0
+    for k in range(2):
+        for g in range(3):
+            for power in (1, 2):
+                expected += np.corrcoef(factors[:, k, g], position[:, 0] ** power)[0, 1] ** 2
+            for level in range(2):
+                for h in range(g):
+                    expected += np.corrcoef(factors[:, k, g], factors[:, level, h])[0, 1] ** 2
+    found = factor_correlation(torch.from_numpy(factors), torch.from_numpy(position))
+    assert float(found) == pytest.approx(expected, rel=0.01)
+    still = factor_correlation(torch.ones(500, 2, 3, dtype=torch.float64), torch.from_numpy(position))
+    assert float(still) == pytest.approx(0, abs=1e-12)

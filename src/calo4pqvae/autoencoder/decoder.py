@@ -114,6 +114,7 @@ class VoxelHead(nn.Module):
         n_features = config.channels + 2 * plan.cell[0] + config.position_channels
         self.hits = multilayer(n_features, config.head_hidden, plan.n_slots)
         nn.init.zeros_(self.hits[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.hits[-1].bias)  # type: ignore[arg-type]
         self.ring_logits = nn.Parameter(ring_occupancy.flatten().logit())
         self.ring_slopes = nn.Parameter(torch.zeros(ring_occupancy.numel()))
         self.register_buffer("ring_voxels", ring_voxels.flatten().clone())

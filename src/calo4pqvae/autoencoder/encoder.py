@@ -14,8 +14,8 @@ width and the like, whatever training makes of them) and writes each into the bi
 
 like a thermometer with learned marks. All dependence that a quantity brings among its bits is then among nodes that are
 close on the chip and can be carried by its couplers; a code spread over all bits would need a dense machine. For the
-same reason :func:`factor_correlation` is kept small in training: dependence between regions, and on the energy, is what a
-sparse graph carries worst, and it can be avoided.
+same reason :func:`factor_correlation` is kept small in training: dependence between regions, and on the energy, is
+what a sparse graph carries worst, and it can be avoided.
 """
 
 import math
@@ -123,7 +123,8 @@ def factor_correlation(factors: Tensor, position: Tensor) -> Tensor:
     normed = centred / (centred.norm(dim=0) + 1e-3 * n_batch**0.5)
     correlation = normed.T @ normed
     group = torch.cat([torch.arange(n_factors).repeat(n_levels), torch.tensor([-1, -1])]).to(factors.device)
-    return (correlation.square() * (group[:, None] != group)).sum() / 2
+    total: Tensor = (correlation.square() * (group[:, None] != group)).sum() / 2
+    return total
 
 
 class HierarchicalEncoder(nn.Module):

@@ -1,15 +1,17 @@
 r"""Regions of a chip: groups of nodes that are close to each other on the graph.
 
 A chip graph is sparse, so that a machine on it can carry strong dependence only among nodes that are near each other.
-To let a group of latent bits write one quantity, the nodes of a graph are dealt to regions, each with its share of every
-partition, such that many couplers lie inside regions.
+To let a group of latent bits write one quantity, the nodes of a graph are dealt to regions, each with its share of
+every partition, such that many couplers lie inside regions.
 
 Recursive spectral bisection: the second eigenvector of the Laplacian :math:`L = D - A` of a (sub)graph varies slowly
-along its edges; each partition is cut at the same quantile of it. Greedy swaps within partitions then raise the number
-of inner couplers. The result is a renumbering of the nodes: region after region within each partition.
+along its edges; each partition is cut at the same quantile of it. Simulated annealing with swaps inside partitions then
+raises the number of inner couplers. The result is a renumbering of the nodes: region after region in each partition.
 
-Fiedler, Czechoslovak Mathematical Journal 25 (1975); Kernighan and Lin, Bell System Technical Journal 49 (1970).
+Fiedler, Czechoslovak Mathematical Journal 25 (1975); Kirkpatrick, Gelatt and Vecchi, Science 220 (1983).
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,9 @@ from calo4pqvae.prior.topology import Topology
 __all__ = ["arrange_in_regions", "inner_couplers", "region_of_node"]
 
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
 
+_HOT, _COLD = 2.0, 0.1  # in couplers
 _DENSE_BELOW = 400  # nodes up to which a full diagonalisation is quicker and safer
 
 
@@ -45,13 +49,14 @@ def inner_couplers(topology: Topology, n_regions: int) -> int:
     return int((region[topology.edges[:, 0]] == region[topology.edges[:, 1]]).sum())
 
 
-def arrange_in_regions(topology: Topology, n_regions: int, n_rounds: int = 4) -> Topology:
+def arrange_in_regions(topology: Topology, n_regions: int, n_tries: int = 300, seed: int = 0) -> Topology:
     """Renumbers the nodes within their partitions so that regions are compact.
 
     Args:
         topology: The graph; its content but for the numbering stays.
         n_regions: Number of regions.
-        n_rounds: Rounds of greedy swaps at most.
+        n_tries: Swaps tried for each node.
+        seed: Seed of the swaps.
 
     Raises:
         PriorError: If a partition has fewer nodes than there are regions.
@@ -63,9 +68,7 @@ def arrange_in_regions(topology: Topology, n_regions: int, n_rounds: int = 4) ->
     partition = topology.partition
     region = np.zeros(topology.n_nodes, dtype=np.int64)
     _bisect(adjacency, partition, slots, np.arange(topology.n_nodes), np.arange(n_regions), region)
-    for _ in range(n_rounds):
-        if not _swap_round(adjacency, partition, region, n_regions):
-            break
+    region = _anneal(adjacency, topology.slices, region, n_regions, n_tries, np.random.default_rng(seed))
     order = np.lexsort((np.arange(topology.n_nodes), region, partition))
     number = np.argsort(order)
     labels = tuple(topology.node_labels[node] for node in order)
@@ -111,27 +114,43 @@ def _fiedler(adjacency: csr_array) -> NDArray[np.float64]:
     return rounded
 
 
-def _swap_round(adjacency: csr_array, partition: IntArray, region: IntArray, n_regions: int) -> bool:
-    """Swaps the best pair for each node that would rather be elsewhere; whether anything was gained."""
-    gained = False
-    for node in range(len(region)):
-        ties = np.bincount(region[_neighbours(adjacency, node)], minlength=n_regions)
-        wish = int(np.argmax(ties))
-        gain = int(ties[wish] - ties[region[node]])
-        if gain <= 0:
+def _anneal(
+    adjacency: csr_array,
+    slices: Sequence[slice],
+    region: IntArray,
+    n_regions: int,
+    n_tries: int,
+    rng: np.random.Generator,
+) -> IntArray:
+    """Swaps regions of two nodes of a partition; ``ties[i][g]`` counts the neighbours of node i in region g."""
+    n_nodes = len(region)
+    indptr, indices = adjacency.indptr.tolist(), adjacency.indices.tolist()
+    neighbours = [indices[indptr[node] : indptr[node + 1]] for node in range(n_nodes)]
+    place = region.tolist()
+    ties = [[0] * n_regions for _ in range(n_nodes)]
+    for node, others in enumerate(neighbours):
+        for other in others:
+            ties[node][place[other]] += 1
+    first, second, chance = _proposals(slices, n_tries * n_nodes, rng)
+    temperatures = np.geomspace(_HOT, _COLD, len(first))
+    for i, j, allowance in zip(first, second, (temperatures * np.log(chance)).tolist(), strict=True):
+        a, b = place[i], place[j]
+        if a == b or ties[i][b] - ties[i][a] + ties[j][a] - ties[j][b] <= allowance:
             continue
-        best, partner = 0, -1
-        for other in np.flatnonzero((partition == partition[node]) & (region == wish)):
-            theirs = np.bincount(region[_neighbours(adjacency, int(other))], minlength=n_regions)
-            total = gain + int(theirs[region[node]] - theirs[wish])
-            if total > best:
-                best, partner = total, int(other)
-        if partner >= 0:
-            region[node], region[partner] = region[partner], region[node]
-            gained = True
-    return gained
+        place[i], place[j] = b, a
+        for other in neighbours[i]:
+            ties[other][a] -= 1
+            ties[other][b] += 1
+        for other in neighbours[j]:
+            ties[other][b] -= 1
+            ties[other][a] += 1
+    return np.array(place, dtype=np.int64)
 
 
-def _neighbours(adjacency: csr_array, node: int) -> IntArray:
-    found: IntArray = adjacency.indices[adjacency.indptr[node] : adjacency.indptr[node + 1]]
-    return found
+def _proposals(slices: Sequence[slice], n: int, rng: np.random.Generator) -> tuple[list[int], list[int], FloatArray]:
+    """Pairs of nodes of one partition each, and uniform numbers."""
+    starts = np.array([part.start for part in slices])
+    sizes = np.array([part.stop - part.start for part in slices])
+    part = rng.choice(len(sizes), n, p=sizes / sizes.sum())
+    first, second = (starts[part] + (rng.random(n) * sizes[part]).astype(np.int64) for _ in range(2))
+    return first.tolist(), second.tolist(), rng.random(n)
