@@ -228,13 +228,6 @@ def test_provenance_says_what_was_done_and_names_no_folder(networks: RunDirector
     assert str(networks.path.parent.parent) not in json.dumps(provenance)
 
 
-def test_loss_falls(showers: Path, tmp_path: Path) -> None:
-    config = tiny_config(showers, {"training.mode": "autoencoder", "training.epochs": 8})
-    rows = train(config, tmp_path).metrics()[:8]
-    losses = [sum(row["train"][name] for name in ("response", "layers", "layer_on", "hits", "voxels")) for row in rows]
-    assert losses[-1] < 0.9 * losses[0]
-
-
 def test_accepted_weights_are_those_of_an_accepted_epoch(showers: Path, tmp_path: Path) -> None:
     config = tiny_config(showers, {"training.mode": "autoencoder", "training.epochs": 4})
     kept: list[bytes] = []
@@ -255,7 +248,7 @@ def test_accepted_weights_are_those_of_an_accepted_epoch(showers: Path, tmp_path
 
 
 def test_divergence_stops_and_keeps_the_checkpoint(showers: Path, tmp_path: Path) -> None:
-    config = tiny_config(showers, {"training.learning_rate": 1e12, "training.epochs": 20})
+    config = tiny_config(showers, {"training.learning_rate": 1e12, "training.checkpoint_every": 1})
     with pytest.raises(DivergenceError, match="no longer finite"):
         train(config, tmp_path)
     assert (tmp_path / "checkpoint.safetensors").is_file()
@@ -266,5 +259,5 @@ def test_diverging_prior_stops(showers: Path, networks: RunDirectory, tmp_path: 
     config = prior_config(
         showers, networks, {"prior.learning_rate": 1e38, "prior.learning_rate_final": 1e38, "prior.updates": 200}
     )
-    with pytest.raises((DivergenceError, CheckpointError, ConfigError)):
+    with pytest.raises(DivergenceError):
         train(config, tmp_path)

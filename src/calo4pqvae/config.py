@@ -158,7 +158,7 @@ class TrainingConfig(Section):
     gradient_clip: float = Field(100.0, gt=0)
     kl_weight: float = Field(0.2, ge=0)
     kl_warmup: float = Field(0.2, ge=0, le=1, description="share of the training over which kl_weight grows")
-    decorrelation: float = Field(2.0, ge=0, description="weight against correlation of factors, and with the energy")
+    decorrelation: float = Field(0.0, ge=0, description="weight against correlation of factors, and with the energy")
     free_bits: float = Field(0.0, ge=0, description="nats of information that cost nothing")
     joint_networks: bool = Field(False, description="staged mode: networks learn with the machine as prior")
     posterior_draws: int = Field(2, gt=0, description="posterior draws of each shower in the export")
@@ -334,8 +334,9 @@ def _known_keys() -> list[str]:
 def _unknown(key: str) -> str:
     known = _known_keys()
     last = key.rpartition(".")[2]
-    by_name = {name.rpartition(".")[2]: name for name in known}
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    by_name = {name.rpartition(".")[2]: name for name in reversed(known)}
+    near = [name for name in known if name.startswith(key)] or [by_name[name] for name in (last,) if name in by_name]
+    near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if not near:
         names = difflib.get_close_matches(last, list(by_name), n=1, cutoff=0.5)
         near = [by_name[name] for name in names] or difflib.get_close_matches(key, known, n=1, cutoff=0.0)

@@ -5,6 +5,7 @@ than a dense array of 2.6 GB. The order of an epoch depends on the seed and the 
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from calo4pqvae.showers.files import content_hash, split_indices
 from calo4pqvae.showers.geometry import Geometry, geometry
 from calo4pqvae.showers.store import ShowerStore
 
-__all__ = ["TrainingData", "resolve_file"]
+__all__ = ["ShowerChunks", "TrainingData", "resolve_file"]
 
 _FIT_CHUNK = 1000
 
@@ -36,6 +37,19 @@ def resolve_file(name: str, part: str) -> tuple[Path, str]:
     if name == BUNDLED:
         return bundled_path("train" if part == "train" else "heldout"), BUNDLED_NOTE
     return Path(name), f"showers from the file {Path(name).name}"
+
+
+@dataclass(frozen=True, eq=False)
+class ShowerChunks:
+    """Showers and incident energies of some rows of a store, a chunk at a time, as often as wanted."""
+
+    store: ShowerStore
+    rows: np.ndarray[Any, Any]
+    size: int
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(self.rows), self.size):
+            yield self.store.batch(self.rows[start : start + self.size])
 
 
 class TrainingData:
@@ -82,10 +96,9 @@ class TrainingData:
         ]
         return rows
 
-    def chunks(self, rows: np.ndarray[Any, Any], size: int = _FIT_CHUNK) -> Iterator[tuple[Tensor, Tensor]]:
+    def chunks(self, rows: np.ndarray[Any, Any], size: int = _FIT_CHUNK) -> "ShowerChunks":
         """Showers and energies of rows, a chunk at a time."""
-        for start in range(0, len(rows), size):
-            yield self.store.batch(rows[start : start + size])
+        return ShowerChunks(self.store, rows, size)
 
     def provenance(self) -> dict[str, Any]:
         """What a run must say of its data."""

@@ -259,7 +259,7 @@ def _attributes(model: TrainedModel, seed: int) -> dict[str, str | int | float]:
         "model": model.origin,
         "seed": seed,
         "chunk": model.config.generation.chunk,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "units": "MeV",
     }
 
@@ -304,7 +304,7 @@ def _energies_of_file(path: Path, n: int | None) -> Tensor:
             energies = np.asarray(file["incident_energies"], dtype=np.float32)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise DataError(f"{path} gives no incident energies ({error}): it needs the field incident_energies") from error
-    if energies.size == 0 or energies.shape not in ((len(energies),), (len(energies), 1)):
+    if energies.size == 0 or energies.shape not in ((energies.size,), (energies.size, 1)):
         raise DataError(f"{path} has incident_energies of shape {energies.shape}: they must be (showers, 1)")
     if n is not None and n > len(energies):
         raise DataError(f"{path} has {len(energies)} incident energies, fewer than the {n} showers asked for")

@@ -27,6 +27,7 @@ from calo4pqvae.prior.diagnostics import DivergenceGuard, WatchReport, watch
 from calo4pqvae.prior.learning import LearningSettings, PriorLearner
 from calo4pqvae.rundir import RunDirectory
 from calo4pqvae.seeds import stream
+from calo4pqvae.tracking import BoardWriter
 
 __all__ = ["Reporter", "Shop", "export_posterior", "silent", "train_networks", "train_prior"]
 
@@ -64,6 +65,7 @@ class Shop:
     report: Reporter
     checkpoint: dict[str, Tensor] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    board: BoardWriter | None = None
 
     @property
     def seed(self) -> int:
@@ -109,6 +111,8 @@ class Shop:
         """Adds a row of metrics, from the first process."""
         if self.fabric.is_global_zero:
             self.run.append_metrics(row)
+            if self.board is not None:
+                self.board.add(row)
 
 
 def train_networks(shop: Shop, *, joint: bool) -> None:
@@ -329,6 +333,8 @@ def _end_epoch(shop: Shop, progress: _NetworkProgress, learner: PriorLearner | N
             "the last checkpoint is kept"
         )
     quality = compare_showers(torch.cat(true), torch.cat(decoded), torch.cat(incident), shop.data.geometry)
+    if not math.isfinite(quality.score):
+        raise DivergenceError(f"decoded showers are no longer finite in epoch {epoch}: lower training.learning_rate")
     accepted = is_accepted(quality, progress.best)
     if accepted:
         progress.best = quality.score if progress.best is None else min(progress.best, quality.score)

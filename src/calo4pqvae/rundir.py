@@ -1,15 +1,13 @@
 """A run directory: everything that a training leaves, and nothing that is pickled.
 
-| file | what |
-|---|---|
-| ``config.toml`` | the resolved configuration |
-| ``provenance.json`` | versions, seed, hash of the data, counts of dropped showers, where the data came from |
-| ``split.safetensors`` | indices of training and validation showers |
-| ``autoencoder.safetensors`` | accepted weights and scales of the autoencoder |
-| ``prior.safetensors`` | graph and parameters of the Boltzmann machine, mean of every latent bit |
-| ``posterior.safetensors`` | exported posterior bits and their incident energies |
-| ``checkpoint.safetensors`` | all that is needed to go on bit for bit; removed when the run has ended |
-| ``metrics.jsonl`` | one row an epoch or a watch of the prior |
+* ``config.toml``: the resolved configuration;
+* ``provenance.json``: versions, seed, hash of the data, counts of dropped showers, where the data came from;
+* ``split.safetensors``: indices of training and validation showers;
+* ``autoencoder.safetensors``: accepted weights and scales of the autoencoder;
+* ``prior.safetensors``: graph and parameters of the Boltzmann machine, mean of every latent bit;
+* ``posterior.safetensors``: exported posterior bits and their incident energies;
+* ``checkpoint.safetensors``: all that is needed to go on bit for bit; removed when the run has ended;
+* ``metrics.jsonl``: one row an epoch or a watch of the prior.
 
 Every file is written under a temporary name and renamed, so that a killed process leaves the last whole one.
 """

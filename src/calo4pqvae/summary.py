@@ -7,6 +7,7 @@ from calo4pqvae.evaluation.compare import EvaluationResult
 
 __all__ = ["print_summary"]
 
+_WIDE = 150
 _LEAST_INFORMATION = 20.0  # nats that posterior bits should carry about a shower for a prior to matter
 
 
@@ -19,6 +20,8 @@ def print_summary(console: Console, result: EvaluationResult, information: tuple
         information: Mean and standard error in nats of ln 2 a bit minus the posterior entropy, for our own models.
     """
     scores = result.scores
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDE)  # a file or a pipe has no width of its own
     for warning in result.warnings:
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True, highlight=False)
     title = f"{scores.main} against held-out Geant4 (worst row of each kind; all rows are in the report)"

@@ -33,6 +33,7 @@ from calo4pqvae.fabric import make_fabric
 from calo4pqvae.latent_prior import LatentPrior, build_topology
 from calo4pqvae.loops import Reporter, Shop, export_posterior, silent, train_networks, train_prior
 from calo4pqvae.rundir import RunDirectory
+from calo4pqvae.tracking import BoardWriter
 
 __all__ = ["train"]
 
@@ -99,6 +100,8 @@ def _open_shop(
     torch.manual_seed(config.training.seed)
     autoencoder = ShowerAutoencoder(config, data.geometry, prior.level_sizes)
     shop = Shop(config, run, fabric, data, autoencoder, prior, report)
+    if config.training.tensorboard and fabric.is_global_zero:
+        shop.board = BoardWriter(run.path / "tensorboard")
     if run.has("checkpoint"):
         shop.read_checkpoint()
     elif run.provenance().get("finished"):
@@ -147,7 +150,7 @@ def _provenance(shop: Shop, *, finished: bool, seconds: float | None) -> dict[st
     topology = shop.prior.topology
     return {
         "finished": finished,
-        "seconds_of_last_session": seconds,
+        "seconds_of_last_start": seconds,
         "data": shop.data.provenance(),
         "seed": shop.config.training.seed,
         "graph": {
@@ -167,7 +170,7 @@ def _provenance(shop: Shop, *, finished: bool, seconds: float | None) -> dict[st
         "versions": {
             "calo4pqvae": __version__,
             "python": platform.python_version(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "numpy": np.__version__,
         },
     }

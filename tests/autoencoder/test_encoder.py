@@ -189,3 +189,25 @@ def test_factor_correlation_is_a_sum_of_squared_correlations() -> None:
     assert float(found) == pytest.approx(expected, rel=0.01)
     still = factor_correlation(torch.ones(500, 2, 3, dtype=torch.float64), torch.from_numpy(position))
     assert float(still) == pytest.approx(0, abs=1e-12)
+
+
+def test_factors_start_at_uncorrelated_components_of_the_layers(grid: Geometry) -> None:
+    config = EncoderConfig(channels=(2, 3, 4), hidden=8)
+    encoder = HierarchicalEncoder(config, GridPlan(grid), LEVEL_SIZES, 3).double()
+    rng = np.random.default_rng(1)
+    covariance = np.cov(rng.normal(size=(50, 6)) @ rng.normal(size=(6, 6)), rowvar=False)
+    encoder.start_at_principal_layers(torch.from_numpy(covariance))
+    assert encoder.principal is not None
+    written = encoder.principal.detach().numpy()
+    np.testing.assert_allclose(written.T @ covariance @ written, np.eye(3), atol=1e-4)
+    # a component of unit variance along the direction of variance v has length 1 / sqrt(v): the largest come first
+    largest = np.sort(np.linalg.svd(covariance, compute_uv=False))[::-1][:3]
+    np.testing.assert_allclose((written**2).sum(0), 1 / largest, rtol=1e-4)
+
+
+def test_without_factors_there_is_no_parameter_that_never_learns(grid: Geometry) -> None:
+    encoder = HierarchicalEncoder(EncoderConfig(channels=(2, 3, 4), hidden=8), GridPlan(grid), LEVEL_SIZES)
+    assert all(parameter.numel() > 0 for parameter in encoder.parameters())
+    before = [parameter.clone() for parameter in encoder.parameters()]
+    encoder.start_at_principal_layers(torch.eye(6))
+    assert all(torch.equal(old, new) for old, new in zip(before, encoder.parameters(), strict=True))

@@ -55,7 +55,6 @@ def test_every_parameter_gets_a_gradient(build: Build, sample: Sample, options: 
     autoencoder, prior = build(*options), prior_for(mode)
     terms, _ = autoencoder.loss_terms(sample[0][:32], sample[1][:32], noise(32), 0.7, prior.energy)
     terms.total(0.5).backward()  # type: ignore[no-untyped-call]
-    # a component of one has weight 1, a softmax over one: the row of its logit cannot matter
     for module in (autoencoder, prior):
         for name, parameter in module.named_parameters():
             assert parameter.grad is not None, name
@@ -132,9 +131,7 @@ def terms_by_hand(
     mask = autoencoder.voxel_head.mask
     voxels = torch.from_numpy(np.flatnonzero(shower > 0) if mask else np.arange(angles * radii * layers))
     log_counts = row(np.log(np.maximum(counts, 1)))
-    mixture = autoencoder.voxel_head.activation(
-        hit_map, torch.zeros_like(voxels), voxels, row(log_layers), log_counts
-    )
+    mixture = autoencoder.voxel_head.activation(hit_map, torch.zeros_like(voxels), voxels, row(log_layers), log_counts)
     centre, width = law.layer_mean[0].numpy(), law.layer_log_std[0].exp().numpy()
     oracle = stats.truncnorm((floor - centre) / width, np.inf, loc=centre, scale=width)
     response_law = stats.norm(float(law.response_mean), float(law.response_log_std.exp()))
@@ -148,7 +145,9 @@ def terms_by_hand(
 
 
 @pytest.mark.parametrize("mask", [True, False])
-def test_terms_of_the_bound_are_those_of_a_sum_by_hand(build: Build, grid: Geometry, sample: Sample, mask: bool) -> None:
+def test_terms_of_the_bound_are_those_of_a_sum_by_hand(
+    build: Build, grid: Geometry, sample: Sample, mask: bool
+) -> None:
     autoencoder = build(f"decoder.mask={str(mask).lower()}", "data.canonical_frame=false").double()
     rows = [0, 1, 15]  # the first and last layers of rows 0 and 15 are empty
     showers, energies = (part[rows].double() for part in sample)
@@ -341,14 +340,13 @@ def test_starting_values_come_from_the_showers(grid: Geometry, sample: Sample) -
     """Before any training the hits of each ring are as frequent as in the data."""
     autoencoder = ShowerAutoencoder(small_config(), grid, LEVEL_SIZES)
     autoencoder.fit_observables([sample])
-    showers, bits, _ = decoded(autoencoder)
     view = autoencoder.observables(sample[0][:64], sample[1][:64])
+    bits = (noise(64) < 0.5).float()
     with torch.no_grad():
         logits = autoencoder._hit_map(bits, view).logits
     expected = (sample[0] > 0).float().view(-1, *grid.grid_shape).mean((0, 2))
     found = torch.sigmoid(logits).view(-1, *grid.grid_shape).mean((0, 2))
     torch.testing.assert_close(found, expected, rtol=0, atol=0.01)
-    assert float((showers > 0).float().mean()) == pytest.approx(float(expected.mean()), rel=0.25)
 
 
 def test_bits_reach_the_decoded_showers_through_every_level(build: Build) -> None:

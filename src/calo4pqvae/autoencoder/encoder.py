@@ -14,8 +14,9 @@ width and the like, whatever training makes of them) and writes each into the bi
 
 like a thermometer with learned marks. All dependence that a quantity brings among its bits is then among nodes that are
 close on the chip and can be carried by its couplers; a code spread over all bits would need a dense machine. For the
-same reason :func:`factor_correlation` is kept small in training: dependence between regions, and on the energy, is
-what a sparse graph carries worst, and it can be avoided.
+same reason the factors start at the principal components of the layers' energies (given E), which are uncorrelated with
+each other and with E, and :func:`factor_correlation` can be kept small in training: dependence between regions, and on
+the energy, is what a sparse graph carries worst, and it can be avoided.
 """
 
 import math
@@ -159,6 +160,8 @@ class HierarchicalEncoder(nn.Module):
         n_common = config.hidden + self.embedding.size
         starts = [sum(self.level_sizes[:level]) for level in range(len(self.level_sizes))]
         self.n_factors = n_factors
+        # no empty parameter without factors: it would never have a gradient, which data-parallel training waits for
+        self.principal = nn.Parameter(torch.zeros(plan.shape[0], n_factors)) if n_factors else None
         self.levels = nn.ModuleList(
             multilayer(n_common + start, config.hidden, n_factors or size)
             for start, size in zip(starts, self.level_sizes, strict=True)
@@ -194,11 +197,32 @@ class HierarchicalEncoder(nn.Module):
         factors: list[Tensor] = []
         for level, writer, noise in zip(self.levels, self.writers, noises, strict=True):
             written = level(torch.cat([common, *(2 * drawn - 1 for drawn in bits)], dim=1))
+            if self.principal is not None:
+                written = written + view.layers @ self.principal
             logit = writer(written)
             factors.append(written[:, : self.n_factors])
             bits.append(draw_bits(logit, noise) if tau is None else relax_bits(logit, noise, tau, relaxation))
             logits.append(logit)
         return Posterior(torch.cat(bits, dim=1), torch.cat(logits, dim=1), torch.stack(factors, dim=1))
+
+    @torch.no_grad()
+    def start_at_principal_layers(self, covariance: Tensor) -> None:
+        """Starts the factors of every level at principal components of the standardised layers, of unit variance.
+
+        Args:
+            covariance: Covariance of the standardised layers, (L, L); not used without factors.
+        """
+        if self.principal is None:
+            return
+        values, vectors = torch.linalg.eigh(covariance.double())
+        n_found = min(self.n_factors, len(values))
+        chosen = vectors.flip(1)[:, :n_found]
+        signs = torch.sign(chosen.gather(0, chosen.abs().argmax(0, keepdim=True)))
+        scales = values.flip(0)[:n_found].clamp(min=1e-6).sqrt()
+        self.principal[:, :n_found] = (chosen * signs / scales).float()
+        for level in self.levels:
+            level[-1].weight.mul_(0.1)  # type: ignore[index]
+            level[-1].bias.zero_()  # type: ignore[index]
 
     def _common(self, view: ShowerView) -> Tensor:
         energy = self.embedding(view.position)

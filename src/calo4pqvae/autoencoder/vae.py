@@ -102,8 +102,15 @@ class ShowerAutoencoder(nn.Module):
         return sum(self.level_sizes)
 
     def fit_observables(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Fits scales and starting values to training showers, once, before training."""
+        """Fits scales and starting values to training showers, once, before training.
+
+        Args:
+            batches: Showers and incident energies in MeV; gone through twice, so no mere iterator.
+        """
         self.observables.fit(batches)
+        if self.encoder.n_factors:
+            layers = torch.cat([self.observables(showers, energies).layers for showers, energies in batches])
+            self.encoder.start_at_principal_layers(torch.cov(layers.T))
         with torch.no_grad():
             self.voxel_head.ring_logits.copy_(self.observables.ring_occupancy.flatten().logit())
             self.voxel_head.ring_voxels.copy_(self.observables.ring_voxels.flatten())

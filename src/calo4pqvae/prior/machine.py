@@ -107,8 +107,8 @@ class BoltzmannMachine(nn.Module):
     ) -> None:
         r"""Starts at independent bits with the data's means, plus small random couplings.
 
-        .. math:: b_i = \mathrm{logit}\big((1 - \epsilon) \bar z_i + \epsilon / 2\big), \qquad W_{ij} \sim
-        N(0, s^2).
+        .. math:: b_i = \mathrm{logit}\big((1 - \epsilon) \bar z_i + \epsilon / 2\big), \qquad
+            W_{ij} \sim N(0, s^2).
 
         Args:
             data_means: Mean of every bit over the data, shape (N,).
