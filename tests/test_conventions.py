@@ -43,7 +43,7 @@ FLOORS = (
     {"__init__", "errors", "seeds"},
     {"atomic", "config", "condition"},
     {"showers", "prior"},
-    {"autoencoder", "evaluation", "latent_prior", "dataset", "acceptance", "rundir", "fabric", "testing"},
+    {"autoencoder", "evaluation", "latent_prior", "dataset", "acceptance", "rundir", "fabric", "testing", "tracking"},
     {"loops", "generation"},
     {"training", "run_report", "summary"},
     {"cli"},

@@ -38,9 +38,7 @@ def train_with_two(config: Config, folder: Path) -> RunDirectory:
         pytest.param({"training.mode": "staged", "decoder.mask": False}, marks=pytest.mark.slow),
     ],
 )
-def test_data_parallel_training_is_that_of_one_process(
-    changes: dict[str, Any], showers: Path, tmp_path: Path
-) -> None:
+def test_data_parallel_training_is_that_of_one_process(changes: dict[str, Any], showers: Path, tmp_path: Path) -> None:
     config = tiny_config(showers, changes | {"prior.updates": 20})
     two, one = train_with_two(config, tmp_path), train(config, tmp_path / "one")
     assert two.provenance()["processes"] == 2

@@ -115,7 +115,12 @@ def test_interruption_while_bits_are_exported(
 
 def test_many_interruptions(uninterrupted: Uninterrupted, tmp_path: Path) -> None:
     config, expected = uninterrupted("staged")
-    for resume, stage, done in ((False, "networks", 4), (True, "networks", 7), (True, "prior", 26), (True, "prior", 60)):
+    for resume, stage, done in (
+        (False, "networks", 4),
+        (True, "networks", 7),
+        (True, "prior", 26),
+        (True, "prior", 60),
+    ):
         interrupt(config, tmp_path, stage, done, resume=resume)
     assert results(train(config, tmp_path, resume=True)) == expected
 

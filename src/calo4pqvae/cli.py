@@ -47,7 +47,7 @@ DatasetOption = Annotated[str, typer.Option("--dataset", help="Built-in geometry
 def main() -> None:
     """Entry point of the ``calo4pqvae`` command."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="calo4pqvae", standalone_mode=False)
     except CaloError as error:
         _complain(str(error))
         code = 2
@@ -86,6 +86,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/demo"),
     settings: SetOption = None,
     device: DeviceOption = "auto",
+    overwrite: Annotated[bool, typer.Option(help="Start anew where another run stands.")] = False,
 ) -> None:
     """The main job on bundled data: train, generate, compare with held-out Geant4, write a report.
 
@@ -94,10 +95,10 @@ def demo(
     from calo4pqvae.config import load_config
 
     config = load_config("demo", settings or [])
-    resume = _can_resume(out, config.to_toml())
+    resume = not overwrite and _can_resume(out, config.to_toml())
     if resume:
         console.print(f"going on with the run in {out}")
-    _train(config, out, resume=resume, overwrite=not resume)
+    _train(config, out, resume=resume, overwrite=overwrite)
     _report(out, config.evaluation.n_generated, config.evaluation.seed, device)
 
 

@@ -53,6 +53,9 @@ class DataConfig(Section):
     train: str = Field(BUNDLED, description="shower file to learn from, or 'bundled'")
     heldout: str = Field(BUNDLED, description="shower file for the final comparison, or 'bundled'")
     geometry: str = Field("ds2", description="name of a built-in geometry or a binning XML file")
+    threshold_mev: float | None = Field(
+        None, gt=0, description="read-out threshold; default: the geometry's (a binning XML file states none)"
+    )
     energy_min_mev: float = Field(1e3, gt=0, description="lower end of the incident energies")
     energy_max_mev: float = Field(1e6, gt=0, description="upper end of the incident energies")
     drop_bad: bool = Field(False, description="drop (and count) showers that fail the validation")
@@ -158,7 +161,7 @@ class TrainingConfig(Section):
     gradient_clip: float = Field(100.0, gt=0)
     kl_weight: float = Field(0.2, ge=0)
     kl_warmup: float = Field(0.2, ge=0, le=1, description="share of the training over which kl_weight grows")
-    decorrelation: float = Field(0.0, ge=0, description="weight against correlation of factors, and with the energy")
+    decorrelation: float = Field(3.0, ge=0, description="weight against factors that follow the incident energy")
     free_bits: float = Field(0.0, ge=0, description="nats of information that cost nothing")
     joint_networks: bool = Field(False, description="staged mode: networks learn with the machine as prior")
     posterior_draws: int = Field(2, gt=0, description="posterior draws of each shower in the export")

@@ -5,7 +5,7 @@ than a dense array of 2.6 GB. The order of an epoch depends on the seed and the 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from calo4pqvae.showers.files import content_hash, split_indices
 from calo4pqvae.showers.geometry import Geometry, geometry
 from calo4pqvae.showers.store import ShowerStore
 
-__all__ = ["ShowerChunks", "TrainingData", "resolve_file"]
+__all__ = ["ShowerChunks", "TrainingData", "resolve_file", "training_grid"]
 
 _FIT_CHUNK = 1000
 
@@ -37,6 +37,16 @@ def resolve_file(name: str, part: str) -> tuple[Path, str]:
     if name == BUNDLED:
         return bundled_path("train" if part == "train" else "heldout"), BUNDLED_NOTE
     return Path(name), f"showers from the file {Path(name).name}"
+
+
+def training_grid(config: Config) -> Geometry:
+    """The geometry of the settings, with their read-out threshold.
+
+    Raises:
+        DataError: If the geometry is unknown or its file cannot be used.
+    """
+    grid, threshold = geometry(config.data.geometry), config.data.threshold_mev
+    return grid if threshold is None else replace(grid, threshold_mev=threshold)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +75,7 @@ class TrainingData:
 
     def __init__(self, config: Config) -> None:
         self.path, self.origin = resolve_file(config.data.train, "train")
-        self.geometry: Geometry = geometry(config.data.geometry)
+        self.geometry: Geometry = training_grid(config)
         _ = self.geometry.grid_shape  # irregular grids are refused here, before anything is read
         self.seed, self.batch_size = config.training.seed, config.training.batch_size
         self.store, self.dropped = _load(self.path, self.geometry, config)

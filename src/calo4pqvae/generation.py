@@ -21,6 +21,7 @@ from calo4pqvae import __version__
 from calo4pqvae.autoencoder.vae import ShowerAutoencoder
 from calo4pqvae.condition import check_energies
 from calo4pqvae.config import Config
+from calo4pqvae.dataset import training_grid
 from calo4pqvae.errors import CheckpointError, ConfigError, DataError
 from calo4pqvae.fabric import process_rank
 from calo4pqvae.latent_prior import LatentPrior, build_topology, independent_baseline
@@ -28,7 +29,6 @@ from calo4pqvae.prior.topology import Topology
 from calo4pqvae.rundir import RunDirectory
 from calo4pqvae.seeds import stream
 from calo4pqvae.showers.files import ShowerFile, ShowerWriter, write_virtual
-from calo4pqvae.showers.geometry import geometry
 
 __all__ = ["BitSource", "TrainedModel", "generate", "load_model", "parse_energies", "reconstruct"]
 
@@ -82,7 +82,7 @@ def load_model(path: Path, device: str = "cpu") -> TrainedModel:
         prior = LatentPrior(config, topology)
         machine = {name.removeprefix("machine."): stored[name] for name in stored if name.startswith("machine.")}
         prior.machine.load_state_dict(machine)
-        autoencoder = ShowerAutoencoder(config, geometry(config.data.geometry), prior.level_sizes)
+        autoencoder = ShowerAutoencoder(config, training_grid(config), prior.level_sizes)
         autoencoder.load_state_dict(networks)
         baseline = independent_baseline(prior, config, stored["bit_means"])
     except (RuntimeError, KeyError, ValueError) as error:
@@ -99,7 +99,7 @@ def untrained_model(config: Config) -> TrainedModel:
     torch.manual_seed(config.training.seed)
     prior = LatentPrior(config, build_topology(config))
     prior.machine.initialise(torch.full((prior.machine.n_nodes,), 0.5), 0.1, stream(config.training.seed, "couplings"))
-    autoencoder = ShowerAutoencoder(config, geometry(config.data.geometry), prior.level_sizes).eval()
+    autoencoder = ShowerAutoencoder(config, training_grid(config), prior.level_sizes).eval()
     baseline = independent_baseline(prior, config, torch.full((prior.n_bits,), 0.5))
     return TrainedModel(config, autoencoder, prior, baseline, "untrained")
 

@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from calo4pqvae.acceptance import compare_showers, is_accepted
-from calo4pqvae.autoencoder.encoder import factor_correlation
+from calo4pqvae.autoencoder.encoder import energy_correlation
 from calo4pqvae.autoencoder.relaxation import TauSchedule
 from calo4pqvae.autoencoder.vae import LossTerms, ShowerAutoencoder
 from calo4pqvae.config import Config, TrainingConfig
@@ -280,7 +280,7 @@ def _network_step(
     loss = terms.total(0.0 if float(shared[_INFORMATION]) < config.free_bits else kl_weight)
     if config.decorrelation:
         position = gather(fabric, shop.autoencoder.observables.position(energies))
-        loss = loss + config.decorrelation * factor_correlation(gather(fabric, posterior.factors), position)
+        loss = loss + config.decorrelation * energy_correlation(gather(fabric, posterior.factors), position)
     if not bool(torch.isfinite(shared).all()):
         raise DivergenceError(
             f"the loss is no longer finite at step {step}: lower training.learning_rate; the last checkpoint is kept"

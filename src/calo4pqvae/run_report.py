@@ -22,7 +22,6 @@ from calo4pqvae.generation import TrainedModel, generate, load_model, parse_ener
 from calo4pqvae.rundir import RunDirectory
 from calo4pqvae.seeds import stream
 from calo4pqvae.showers.files import ShowerFile
-from calo4pqvae.showers.geometry import geometry
 
 __all__ = ["SAMPLES", "RunReport", "latent_energies", "report_run"]
 
@@ -97,7 +96,7 @@ def report_run(path: Path, *, n_generated: int, seed: int, device: str = "cpu", 
     evaluation = evaluate_files(
         heldout,
         files,
-        geometry(data.geometry),
+        model.autoencoder.geometry,
         path,
         extras=extras,
         bins=bins,

@@ -65,6 +65,8 @@ def train(
     data = TrainingData(config)
     prior = LatentPrior(config, build_topology(config))
     fabric = make_fabric(config)
+    if config.training.mode == "prior" and not resume:
+        _start_of(config, prior)  # what it lacks is told before anything is written
     if fabric.is_global_zero and not resume:
         RunDirectory.create(out, config, replace=overwrite)
     fabric.barrier()
@@ -118,23 +120,29 @@ def _open_shop(
 
 def _take_over(shop: Shop) -> None:
     """Prior mode: networks and posterior bits come from another run."""
-    source = shop.config.training.start_from
-    if source is None:
-        raise ConfigError("training.mode = 'prior' needs training.start_from, a run with exported posterior bits")
-    other = RunDirectory.open(Path(source))
-    for name in ("autoencoder", "posterior"):
-        tensors, notes = other.load_tensors(name)
-        if name == "posterior" and tensors["bits"].shape[1] != shop.prior.n_bits:
-            raise CheckpointError(
-                f"{source} has posterior states of {tensors['bits'].shape[1]} bits, the prior {shop.prior.n_bits}: "
-                "use the latent settings of that run"
-            )
+    other, found = _start_of(shop.config, shop.prior)
+    for name, tensors in found.items():
         if shop.fabric.is_global_zero:
-            shop.run.save_tensors(name, tensors, **notes)
+            shop.run.save_tensors(name, tensors)
     for row in other.metrics():
         if row["stage"] == "export":
             shop.log(row)
     shop.fabric.barrier()
+
+
+def _start_of(config: Config, prior: LatentPrior) -> tuple[RunDirectory, dict[str, dict[str, torch.Tensor]]]:
+    source = config.training.start_from
+    if source is None:
+        raise ConfigError("training.mode = 'prior' needs training.start_from, a run with exported posterior bits")
+    other = RunDirectory.open(Path(source))
+    found = {name: other.load_tensors(name)[0] for name in ("autoencoder", "posterior")}
+    n_bits = found["posterior"]["bits"].shape[1]
+    if n_bits != prior.n_bits:
+        raise CheckpointError(
+            f"{source} has posterior states of {n_bits} bits, the prior {prior.n_bits}: "
+            "use the latent settings of that run"
+        )
+    return other, found
 
 
 def _same_config(config: Config, stored: Config, out: Path) -> None:

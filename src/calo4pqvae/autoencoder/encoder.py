@@ -13,10 +13,10 @@ width and the like, whatever training makes of them) and writes each into the bi
 .. math:: \ell_i = a_i f_{g(i)} + c_i ,
 
 like a thermometer with learned marks. All dependence that a quantity brings among its bits is then among nodes that are
-close on the chip and can be carried by its couplers; a code spread over all bits would need a dense machine. For the
-same reason the factors start at the principal components of the layers' energies (given E), which are uncorrelated with
-each other and with E, and :func:`factor_correlation` can be kept small in training: dependence between regions, and on
-the energy, is what a sparse graph carries worst, and it can be avoided.
+close on the chip and can be carried by its couplers; a code spread over all bits would need a dense machine. The
+factors start at the principal components of the layers' energies at given E, which are uncorrelated with each other,
+and :func:`energy_correlation` keeps them from following E: the decoder is given E, and dependence that all bits have in
+common is what a sparse graph carries worst.
 """
 
 import math
@@ -34,7 +34,7 @@ from calo4pqvae.autoencoder.relaxation import Relaxation, bit_entropy, draw_bits
 from calo4pqvae.config import EncoderConfig
 from calo4pqvae.showers.transforms import LogitTransform
 
-__all__ = ["EnergyEmbedding", "FactorWriter", "HierarchicalEncoder", "Posterior", "factor_correlation", "multilayer"]
+__all__ = ["EnergyEmbedding", "FactorWriter", "HierarchicalEncoder", "Posterior", "energy_correlation", "multilayer"]
 
 
 class Posterior(NamedTuple):
@@ -103,29 +103,27 @@ class FactorWriter(nn.Module):
         return logits
 
 
-def factor_correlation(factors: Tensor, position: Tensor) -> Tensor:
-    r"""Squared correlations that the graph is spared.
+def energy_correlation(factors: Tensor, position: Tensor) -> Tensor:
+    r"""How much the factors of a batch follow the incident energy.
 
-    .. math:: \tfrac12 \sum_{(k,g) \ne (l,h),\ g \ne h} \rho\big(f_{kg}, f_{lh}\big)^2
-              + \sum_{k,g} \big[\rho(f_{kg}, t)^2 + \rho(f_{kg}, t^2)^2\big]
+    .. math:: \sum_{k,g} \big[\rho(f_{kg}, t)^2 + \rho(f_{kg}, t^2)^2\big]
 
     Args:
-        factors: (B, levels, factors); the same factor of several levels may be correlated.
+        factors: (B, levels, factors).
         position: Place t of ln E in its range, (B, 1).
 
     Returns:
         A number, 0 without factors.
     """
-    n_batch, n_levels, n_factors = factors.shape
-    if n_factors == 0:
-        return factors.new_zeros(())
-    columns = torch.cat([factors.flatten(1), position, position**2], dim=1)
-    centred = columns - columns.mean(0)
-    normed = centred / (centred.norm(dim=0) + 1e-3 * n_batch**0.5)
-    correlation = normed.T @ normed
-    group = torch.cat([torch.arange(n_factors).repeat(n_levels), torch.tensor([-1, -1])]).to(factors.device)
-    total: Tensor = (correlation.square() * (group[:, None] != group)).sum() / 2
+    columns = [_normed(part) for part in (factors.flatten(1), torch.cat([position, position**2], dim=1))]
+    total: Tensor = (columns[0].T @ columns[1]).square().sum()
     return total
+
+
+def _normed(columns: Tensor) -> Tensor:
+    centred = columns - columns.mean(0)
+    scale: Tensor = centred.norm(dim=0) + 1e-3 * len(columns) ** 0.5
+    return centred / scale
 
 
 class HierarchicalEncoder(nn.Module):

@@ -136,7 +136,7 @@ class Observables(nn.Module):
         n_layers, _, n_radius = geometry.grid_shape
         if not geometry.threshold_mev > 0:
             raise DataError(
-                f"training needs a read-out threshold above 0 MeV; {geometry.name} has none, so give it one"
+                f"training needs a read-out threshold above 0 MeV; {geometry.name} has none: set data.threshold_mev"
             )
         self.frame = CanonicalFrame(geometry) if canonical_frame else None
         self.split = LayerSplit(geometry)

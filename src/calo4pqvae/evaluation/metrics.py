@@ -93,7 +93,8 @@ class Splits:
     @classmethod
     def of(cls, values: FloatArray, sizes: tuple[int, int]) -> "Splits":
         """Summarises the values found in the splits, (n_splits,)."""
-        median, upper = np.quantile(values, [0.5, 0.84])
+        with np.errstate(invalid="ignore"):  # between infinities, where a part held nothing, there is no quantile
+            median, upper = np.quantile(values, [0.5, 0.84])
         return cls(float(median), float(upper), sizes, len(values))
 
     def to_dict(self) -> dict[str, object]:
