@@ -82,7 +82,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-class Interruption(Exception):
+class InterruptionError(Exception):
     """Stands for whatever may stop a training."""
 
 
@@ -91,7 +91,7 @@ def stop_at(stage: str, done: int) -> Reporter:
 
     def report(now: str, step: int, _total: int, _numbers: Mapping[str, float]) -> None:
         if (now, step) == (stage, done):
-            raise Interruption
+            raise InterruptionError
 
     return report
 

@@ -19,7 +19,7 @@ from calo4pqvae.training import train
 from tests.showers.test_fetch import RecordServer
 from tests.small_runs import (
     Array,
-    Interruption,
+    InterruptionError,
     bundled_rows,
     contents,
     stop_at,
@@ -365,7 +365,7 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Materials:
     showers = tiny_file(folder)
     config = tiny_config(showers, {"prior.updates": 20})
     train(config, folder / "finished")
-    with pytest.raises(Interruption):
+    with pytest.raises(InterruptionError):
         train(config, folder / "stopped", report=stop_at("networks", 4))
     return Materials(showers, folder / "finished", folder / "stopped")
 
@@ -380,7 +380,7 @@ def bench(materials: Materials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def complaint(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[[list[str]], str]]:
+) -> Callable[[list[str]], str]:
     """Runs the command as its entry point does; gives the one line that users see and checks all that must hold."""
 
     def run(arguments: list[str]) -> str:
@@ -397,7 +397,7 @@ def complaint(
         assert (contents(bench.folder), contents(bench.materials.finished.parent)) == before
         return seen.err
 
-    yield run
+    return run
 
 
 @pytest.mark.parametrize(("case", "told"), CASES.values(), ids=CASES.keys())

@@ -22,7 +22,7 @@ from calo4pqvae.training import train
 from tests.small_runs import (
     N_VOXELS,
     TINY,
-    Interruption,
+    InterruptionError,
     bundled_rows,
     contents,
     stop_at,
@@ -63,7 +63,9 @@ def overrides(file: Path, **changes: str) -> list[str]:
 
 
 def test_command_line_starts_without_heavy_imports() -> None:
-    code = "import sys, calo4pqvae.cli; print(sorted({'torch', 'numpy', 'scipy', 'h5py', 'pydantic'} & set(sys.modules)))"
+    code = (
+        "import sys, calo4pqvae.cli; print(sorted({'torch', 'numpy', 'scipy', 'h5py', 'pydantic'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
 
@@ -158,7 +160,16 @@ def test_default_seed_is_that_of_the_run(showers: Path, tmp_path: Path, command:
     config = tiny_config(showers, {"generation.seed": 9, "training.epochs": 1, "prior.updates": 20})
     train(config, tmp_path / "run")
     for name, seed in (("a", []), ("b", ["--seed", "9"]), ("c", ["--seed", "0"])):
-        asked = ["generate", str(tmp_path / "run"), "--out", str(tmp_path / name), "--energies", "2000:5000", "--n", "20"]
+        asked = [
+            "generate",
+            str(tmp_path / "run"),
+            "--out",
+            str(tmp_path / name),
+            "--energies",
+            "2000:5000",
+            "--n",
+            "20",
+        ]
         assert command(*asked, *seed)[0] == 0
     found = {}
     for name in "abc":
@@ -171,7 +182,7 @@ def test_default_seed_is_that_of_the_run(showers: Path, tmp_path: Path, command:
 def test_resume_of_an_interrupted_training(showers: Path, tmp_path: Path, command: Command) -> None:
     config = tiny_config(showers, {"prior.updates": 20})
     whole = train(config, tmp_path / "whole")
-    with pytest.raises(Interruption):
+    with pytest.raises(InterruptionError):
         train(config, tmp_path / "run", report=stop_at("networks", 7))
     assert command("train", "--resume", str(tmp_path / "run"))[0] == 0
     for name in ("autoencoder.safetensors", "prior.safetensors", "metrics.jsonl"):
@@ -206,7 +217,7 @@ def test_demo_goes_on_where_it_stood(showers: Path, tmp_path: Path, command: Com
     run = tmp_path / "run"
     options = ["--out", str(run), *overrides(showers)]
     config = load_config("demo").replace({**TINY, "data.train": str(showers), "data.heldout": str(showers)})
-    with pytest.raises(Interruption):
+    with pytest.raises(InterruptionError):
         train(config, run, report=stop_at("prior", 30))
     networks = (run / "autoencoder.safetensors").read_bytes()
     code, out, error = command("demo", *options, "--device", "cpu")
@@ -223,6 +234,7 @@ def test_demo_goes_on_where_it_stood(showers: Path, tmp_path: Path, command: Com
     assert RunDirectory.open(run).provenance()["finished"] is True
 
 
+@pytest.mark.slow
 def test_evaluate_two_files(tmp_path: Path, command: Command) -> None:
     energies, showers = bundled_rows("heldout", 400)
     reference = write_showers(tmp_path / "geant4.hdf5", energies[:200], showers[:200])

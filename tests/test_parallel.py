@@ -59,7 +59,7 @@ def test_generation_by_two_processes_gives_the_same_showers(showers: Path, tmp_p
     run = train(tiny_config(showers, {"training.epochs": 1, "prior.updates": 20}), tmp_path / "run")
     files = [tmp_path / f"{n}.hdf5" for n in (1, 2)]
     for n_processes, out in enumerate(files, start=1):
-        asked = ("generate", str(run.path), "--out", str(out), "--energies", "1000:100000:log", "--n", "70")
+        asked = ("generate", str(run.path), "--out", str(out), "--energies", "1000:100000:log", "-n", "70")
         done = run_python(*CLI, *asked, "--seed", "5", "--device", "cpu", n_processes=n_processes)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("70 showers in") == 1

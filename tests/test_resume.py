@@ -20,7 +20,7 @@ from tests.small_runs import (
     PRIOR_CHECKPOINT_EVERY,
     WEIGHTS,
     Diary,
-    Interruption,
+    InterruptionError,
     contents,
     run_python,
     stop_at,
@@ -68,7 +68,7 @@ def results(run: RunDirectory) -> dict[str, bytes]:
 
 
 def interrupt(config: Config, out: Path, stage: str, done: int, *, resume: bool = False) -> None:
-    with pytest.raises(Interruption):
+    with pytest.raises(InterruptionError):
         train(config, out, resume=resume, report=stop_at(stage, done))
 
 
@@ -77,13 +77,13 @@ def interrupt(config: Config, out: Path, stage: str, done: int, *, resume: bool 
     [
         ("staged", "networks", 2),  # before the first checkpoint
         ("staged", "networks", 8),  # after the first epoch
-        ("staged", "prior", 10),  # before the first checkpoint of the stage
+        pytest.param("staged", "prior", 10, marks=pytest.mark.slow),  # before the first checkpoint of the stage
         ("staged", "prior", 58),  # after a row of metrics that no checkpoint covers
         ("joint", "networks", 8),
-        ("staged with joint networks", "networks", 5),
+        pytest.param("staged with joint networks", "networks", 5, marks=pytest.mark.slow),
         ("staged with joint networks", "prior", 30),
         ("folded energies, Adam, CD", "networks", 10),
-        ("folded energies, Adam, CD", "prior", 51),
+        pytest.param("folded energies, Adam, CD", "prior", 51, marks=pytest.mark.slow),
     ],
 )
 def test_resumed_run_is_the_uninterrupted_one(
@@ -102,9 +102,9 @@ def test_interruption_while_bits_are_exported(
     config, expected = uninterrupted(kind)
 
     def stop(_shop: object) -> None:
-        raise Interruption
+        raise InterruptionError
 
-    with monkeypatch.context() as patch, pytest.raises(Interruption):
+    with monkeypatch.context() as patch, pytest.raises(InterruptionError):
         patch.setattr(calo4pqvae.training, "export_posterior", stop)
         train(config, tmp_path)
     diary = Diary()

@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,10 @@ def run(heldout: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory
 
 
 @pytest.fixture(scope="module")
-def reported(run: RunDirectory) -> Iterator[tuple[RunReport, list[tuple[str, int, int]]]]:
+def reported(run: RunDirectory) -> tuple[RunReport, list[tuple[str, int, int]]]:
     told: list[tuple[str, int, int]] = []
-    result = report_run(
-        run.path, n_generated=N_GENERATED, seed=SEED, progress=lambda *step: told.append(step)
-    )
-    yield result, told
+    result = report_run(run.path, n_generated=N_GENERATED, seed=SEED, progress=lambda *step: told.append(step))
+    return result, told
 
 
 def sample(run: RunDirectory, kind: str) -> dict[str, Any]:
@@ -57,9 +54,8 @@ def test_three_samples_are_written_and_compared(
     assert not np.array_equal(boltzmann["showers"], independent["showers"])
     with h5py.File(heldout, "r") as file:
         np.testing.assert_array_equal(decoded["incident_energies"], file["incident_energies"][:])
-    assert [piece["prior"].split()[0] for piece in (boltzmann, independent, decoded)] == list(
-        ("boltzmann", "independent", "posterior")
-    )
+    made_by = [piece["prior"].split()[0] for piece in (boltzmann, independent, decoded)]
+    assert made_by == ["boltzmann", "independent", "posterior"]
     assert result.evaluation.scores.main == SAMPLES["boltzmann"]
     done = {name: (done, total) for name, done, total in told}
     assert done[SAMPLES["boltzmann"]] == (N_GENERATED, N_GENERATED)
@@ -86,9 +82,8 @@ def test_page_and_numbers(run: RunDirectory, reported: tuple[RunReport, list[tup
     assert result.showers_per_second > 0
 
 
-def test_report_is_reproducible(
-    run: RunDirectory, reported: tuple[RunReport, list[tuple[str, int, int]]]
-) -> None:
+@pytest.mark.slow
+def test_report_is_reproducible(run: RunDirectory, reported: tuple[RunReport, list[tuple[str, int, int]]]) -> None:
     assert reported
     before = {kind: sample(run, kind)["showers"] for kind in SAMPLES}
     numbers = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))

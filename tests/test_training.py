@@ -21,7 +21,7 @@ from tests.small_runs import (
     N_UPDATES,
     WEIGHTS,
     Diary,
-    Interruption,
+    InterruptionError,
     contents,
     stop_at,
     tiny_config,
@@ -47,7 +47,7 @@ def prior_config(showers: Path, networks: RunDirectory, changes: Mapping[str, An
 
 def parameters_at_first_checkpoint(config: Config, out: Path, stage: str, done: int) -> dict[str, Tensor]:
     """Parameters in the checkpoint that stands when a step of a stage is done."""
-    with pytest.raises(Interruption):
+    with pytest.raises(InterruptionError):
         train(config, out, report=stop_at(stage, done))
     return load_file(out / "checkpoint.safetensors")
 
@@ -98,8 +98,8 @@ def test_every_mode_leaves_a_whole_run(
 
 def test_every_coupling_moves_in_the_prior_stage(showers: Path, tmp_path: Path) -> None:
     config = tiny_config(showers)
-    before = parameters_at_first_checkpoint(config, tmp_path / "stopped", "prior", 2)
-    after = load_file(train(config, tmp_path / "whole").path / "prior.safetensors")
+    before = parameters_at_first_checkpoint(config, tmp_path, "prior", 2)
+    after = load_file(train(config, tmp_path, resume=True).path / "prior.safetensors")
     couplings = before["prior.machine.couplings"]
     assert len(couplings) == len(after["graph.edges"])
     assert_moved({"couplings": couplings}, {"couplings": after["machine.couplings"]})
@@ -108,8 +108,8 @@ def test_every_coupling_moves_in_the_prior_stage(showers: Path, tmp_path: Path) 
 @pytest.mark.parametrize("update", ["direct", "loss"])
 def test_every_coupling_moves_in_joint_training(update: str, showers: Path, tmp_path: Path) -> None:
     config = tiny_config(showers, {"training.mode": "joint", "prior.joint_update": update})
-    before = parameters_at_first_checkpoint(config, tmp_path / "stopped", "networks", 4)
-    after = load_file(train(config, tmp_path / "whole").path / "prior.safetensors")
+    before = parameters_at_first_checkpoint(config, tmp_path, "networks", 4)
+    after = load_file(train(config, tmp_path, resume=True).path / "prior.safetensors")
     assert_moved(
         {"couplings": before["prior.machine.couplings"]},
         {"couplings": after["machine.couplings"]},
@@ -187,7 +187,7 @@ def test_prior_mode_names_what_it_lacks(showers: Path, networks: RunDirectory, t
 
 
 def test_same_seed_same_run_other_seed_other_run(showers: Path, tmp_path: Path) -> None:
-    config = tiny_config(showers, {"prior.updates": 20})
+    config = tiny_config(showers, {"training.epochs": 1, "prior.updates": 20})
     runs = [train(config, tmp_path / name) for name in ("a", "b")]
     other = train(config.replace({"training.seed": 2}), tmp_path / "c")
     for name in (*WEIGHTS, "posterior.safetensors", "split.safetensors", "metrics.jsonl"):

@@ -132,7 +132,7 @@ def generate(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     out: Annotated[Path, typer.Option(help="Shower file to write.")],
     energies: Annotated[str, typer.Option(help="LOW:HIGH:log, LOW:HIGH:lin, a list, or a file; in MeV.")],
-    n: Annotated[int | None, typer.Option(help="Number of showers.")] = None,
+    n: Annotated[int | None, typer.Option("--n", "-n", help="Number of showers (-n under torchrun).")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed; default: the run's generation.seed.")] = None,
     prior: Annotated[
         str, typer.Option(help="boltzmann, or independent (the baseline without couplings).")
@@ -212,7 +212,7 @@ def evaluate(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Run directory of a finished training.")],
-    n: Annotated[int | None, typer.Option(help="Showers generated with each prior.")] = None,
+    n: Annotated[int | None, typer.Option("--n", "-n", help="Showers generated with each prior.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
     device: DeviceOption = "auto",
 ) -> None:

@@ -59,6 +59,7 @@ class GridPlan(nn.Module):
             order = order.reshape(layers, radii, angles).transpose(1, 2)
         voxel_of_cell = order.flatten()
         cell_of_voxel = torch.argsort(voxel_of_cell)
+        self.in_file_order = layout == "cylinder"
         layer, angle, radius = torch.unravel_index(cell_of_voxel, self.shape)
         parent = _ravel([i // c for i, c in zip((layer, angle, radius), self.cell, strict=True)], self.parents)
         slot = _ravel([i % c for i, c in zip((layer, angle, radius), self.cell, strict=True)], self.cell)
@@ -84,8 +85,9 @@ class GridPlan(nn.Module):
 
     def slots_to_voxels(self, slots: Tensor) -> Tensor:
         """Values (B, parents, slots) as voxels (B, V) in file order."""
-        index = self.parent_of_voxel * self.n_slots + self.slot_of_voxel
-        return slots.flatten(1)[:, index]
+        apart = slots.reshape(-1, *self.parents, *self.cell)
+        cells = apart.permute(0, 1, 4, 2, 5, 3, 6).reshape(len(slots), -1)
+        return cells if self.in_file_order else cells.index_select(1, self.cell_of_voxel)
 
     def layers_to_parents(self, values: Tensor) -> Tensor:
         """Layer values (B, L, c) as parent channels (B, cell layers * c, layer, angle, radius)."""
