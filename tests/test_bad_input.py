@@ -393,7 +393,6 @@ def complaint(
         assert seen.err.startswith("error: "), seen.err
         assert seen.err.count("\n") == 1, seen.err
         assert seen.err.endswith("\n")
-        assert seen.out == ""
         assert (contents(bench.folder), contents(bench.materials.finished.parent)) == before
         return seen.err
 

@@ -63,9 +63,8 @@ def overrides(file: Path, **changes: str) -> list[str]:
 
 
 def test_command_line_starts_without_heavy_imports() -> None:
-    code = (
-        "import sys, calo4pqvae.cli; print(sorted({'torch', 'numpy', 'scipy', 'h5py', 'pydantic'} & set(sys.modules)))"
-    )
+    heavy = {"torch", "numpy", "scipy", "h5py", "pydantic", "matplotlib"}
+    code = f"import sys, calo4pqvae.cli; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
 
@@ -139,7 +138,7 @@ def test_train_generate_reconstruct(showers: Path, tmp_path: Path, command: Comm
     run = tmp_path / "run"
     code, out, error = command("train", "--out", str(run), *overrides(showers))
     assert code == 0, error
-    assert out == f"trained model in {run}\n"
+    assert out.splitlines()[-1] == f"trained model in {run}"
     made = tmp_path / "made.hdf5"
     code, out, error = command(
         "generate", str(run), "--out", str(made), "--energies", "1000:100000:lin", "--n", "30", "--seed", "4"
@@ -160,17 +159,8 @@ def test_default_seed_is_that_of_the_run(showers: Path, tmp_path: Path, command:
     config = tiny_config(showers, {"generation.seed": 9, "training.epochs": 1, "prior.updates": 20})
     train(config, tmp_path / "run")
     for name, seed in (("a", []), ("b", ["--seed", "9"]), ("c", ["--seed", "0"])):
-        asked = [
-            "generate",
-            str(tmp_path / "run"),
-            "--out",
-            str(tmp_path / name),
-            "--energies",
-            "2000:5000",
-            "--n",
-            "20",
-        ]
-        assert command(*asked, *seed)[0] == 0
+        asked = ["generate", str(tmp_path / "run"), "--out", str(tmp_path / name), "--energies", "2000:5000"]
+        assert command(*asked, "-n", "20", *seed)[0] == 0
     found = {}
     for name in "abc":
         with h5py.File(tmp_path / name, "r") as file:
@@ -205,9 +195,9 @@ def test_ctrl_c_says_so_and_can_be_resumed(showers: Path, tmp_path: Path) -> Non
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
-    assert (out, error) == ("", "interrupted; finished checkpoints and files are kept\n")
+    assert error == "interrupted; finished checkpoints and files are kept\n"
     tensors, notes = RunDirectory.open(run).load_tensors("checkpoint")
     assert notes["stage"] == "networks"
     assert int(tensors["step"]) % 3 == 0
@@ -227,9 +217,7 @@ def test_demo_goes_on_where_it_stood(showers: Path, tmp_path: Path, command: Com
     assert str(run / "report.html") in out
     assert (run / "report.html").is_file()
     before = contents(run)
-    code, out, _ = command("demo", "--out", str(run), *overrides(showers, **{"training.seed": "2"}))
-    assert code == 2
-    assert out == ""
+    assert command("demo", "--out", str(run), *overrides(showers, **{"training.seed": "2"}))[0] == 2
     assert contents(run) == before
     assert RunDirectory.open(run).provenance()["finished"] is True
 

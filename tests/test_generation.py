@@ -130,7 +130,7 @@ def test_gibbs_and_decoding_draw_from_streams_of_their_own(
     """More sweeps use up more random numbers; with the bits held, the decoder must not notice."""
     energies, used = log_energies(40), []
 
-    def draw_bits(self: TrainedModel, energies: Tensor, source: str, n_sweeps: int, generator: Generator) -> Tensor:
+    def draw_bits(self: TrainedModel, energies: Tensor, _source: str, n_sweeps: int, generator: Generator) -> Tensor:
         self.prior.sample(energies, n_sweeps, generator)
         used.append(generator.get_state())
         return torch.zeros(len(energies), self.prior.n_bits)
@@ -286,7 +286,7 @@ def test_energies_that_make_no_sense(text: str) -> None:
         parse_energies(text, 100, 1, RANGE)
 
 
-def test_reconstruction_keeps_energies_and_shape_of_showers(model: TrainedModel, run: Path, tmp_path: Path) -> None:
+def test_reconstruction_keeps_energies_and_shape_of_showers(model: TrainedModel, tmp_path: Path) -> None:
     source = tiny_file(tmp_path, 45, "heldout")
     reconstruct(model, source, tmp_path / "a", seed=1)
     reconstruct(model, source, tmp_path / "b", seed=1)

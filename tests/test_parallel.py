@@ -74,3 +74,27 @@ def test_generation_by_two_processes_gives_the_same_showers(showers: Path, tmp_p
     assert parts == ["2.part-0-of-2.hdf5", "2.part-1-of-2.hdf5"]
     with h5py.File(tmp_path / parts[0], "r") as part:
         assert len(part["showers"]) == 40  # two chunks of twenty; the other two, one of them short, went to the other
+
+
+TWO_FILES = """
+import sys
+from pathlib import Path
+from calo4pqvae.generation import generate, load_model, parse_energies
+
+model = load_model(Path(sys.argv[1]))
+for number in (1, 2):
+    energies = parse_energies("1000:100000:log", 30, number, (1e3, 1e5))
+    generate(model, energies, Path(sys.argv[2]) / f"{number}.hdf5", seed=number)
+"""
+
+
+def test_two_processes_write_file_after_file(showers: Path, tmp_path: Path) -> None:
+    run = train(tiny_config(showers, {"training.epochs": 1, "prior.updates": 20}), tmp_path / "run")
+    script = tmp_path / "two_files.py"
+    script.write_text(TWO_FILES, encoding="utf-8")
+    done = run_python(str(script), str(run.path), str(tmp_path), n_processes=2)
+    assert done.returncode == 0, done.stderr
+    for name in ("1.hdf5", "2.hdf5"):
+        with h5py.File(tmp_path / name, "r") as file:
+            assert file["showers"].shape == (30, N_VOXELS)
+            assert file["showers"][:].any(axis=1).all()

@@ -104,9 +104,10 @@ def test_interruption_while_bits_are_exported(
     def stop(_shop: object) -> None:
         raise InterruptionError
 
-    with monkeypatch.context() as patch, pytest.raises(InterruptionError):
+    with monkeypatch.context() as patch:
         patch.setattr(calo4pqvae.training, "export_posterior", stop)
-        train(config, tmp_path)
+        with pytest.raises(InterruptionError):
+            train(config, tmp_path)
     diary = Diary()
     run = train(config, tmp_path, resume=True, report=diary)
     assert results(run) == expected

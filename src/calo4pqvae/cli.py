@@ -325,6 +325,7 @@ def _bars() -> Iterator[_Bars]:
 def _train(config: Any, out: Path, *, resume: bool, overwrite: bool) -> None:  # noqa: ANN401
     from calo4pqvae.training import train as train_model
 
+    console.print(f"training into {out}; it may be interrupted: calo4pqvae train --resume {out}", soft_wrap=True)
     with _bars() as bars:
 
         def tell(stage: str, done: int, total: int, numbers: Any) -> None:  # noqa: ANN401

@@ -6,6 +6,7 @@ on how many processes made them, nor on where a chunk was made. Under torchrun e
 contiguous part, and an HDF5 virtual data set reads the parts as one file.
 """
 
+import atexit
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -154,7 +155,7 @@ def generate(
         progress: Called with showers done and to do (of this process).
 
     Returns:
-        Showers per second of this process.
+        Showers per second, of all processes together.
 
     Raises:
         DataError: If an energy is out of range.
@@ -230,23 +231,20 @@ def _stream_showers(
             done += len(part)
             if progress is not None:
                 progress(done, total)
-    seconds = time.perf_counter() - started
     if n_processes > 1:
         _join_parts(out, parts, rank)
-    return total / max(seconds, 1e-9)
+    return len(energies) / max(time.perf_counter() - started, 1e-9)
 
 
 def _join_parts(out: Path, parts: list[Path], rank: int) -> None:
     """Waits for all processes, then lets the first one write the file that reads the parts as one."""
-    is_own = not torch.distributed.is_initialized()
-    if is_own:
+    if not torch.distributed.is_initialized():  # once a process: torchrun's meeting point does not serve a second time
         torch.distributed.init_process_group("gloo")
+        atexit.register(torch.distributed.destroy_process_group)
     torch.distributed.barrier()
     if rank == 0:
         write_virtual(out, parts)
     torch.distributed.barrier()
-    if is_own:
-        torch.distributed.destroy_process_group()
 
 
 def _part_names(out: Path, n_processes: int) -> list[Path]:
