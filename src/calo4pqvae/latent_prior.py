@@ -125,7 +125,8 @@ def build_topology(config: Config) -> Topology:
         return complete_topology(sizes)
     if family == "independent":
         return independent_topology(sizes)
-    return arrange_in_regions(_chip(config, family, sizes), max(1, config.latent.factors))
+    held = (0,) if config.condition.mode == "clamp" else ()
+    return arrange_in_regions(_chip(config, family, sizes), max(1, config.latent.factors), held=held)
 
 
 def _chip(config: Config, family: Literal["zephyr", "pegasus"], sizes: tuple[int, ...]) -> Topology:

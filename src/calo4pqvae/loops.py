@@ -426,8 +426,10 @@ def _watch_prior(shop: Shop, learner: PriorLearner, posterior: Mapping[str, Tens
     if chains is None:  # contrastive divergence keeps no chains: short chains from the data are what it samples
         drawing = stream(shop.seed, "watch", learner.n_done, device=shop.fabric.device)
         bits = shop.prior.sample(energies.to(shop.fabric.device), shop.config.prior.n_sweeps, drawing)
-        return watch(shop.prior.machine, states, shop.prior.states(bits, energies.to(bits.device)), condition)
-    return watch(shop.prior.machine, states, chains.state.states, condition, chains.condition)
+        drawn = shop.prior.states(bits, energies.to(bits.device))
+        return watch(shop.prior.machine, states, drawn, condition, held=shop.prior.clamped)
+    samples = chains.state.states
+    return watch(shop.prior.machine, states, samples, condition, chains.condition, held=shop.prior.clamped)
 
 
 def _rate_factor(done: float) -> float:

@@ -14,9 +14,9 @@ width and the like, whatever training makes of them) and writes each into the bi
 
 like a thermometer with learned marks. All dependence that a quantity brings among its bits is then among nodes that are
 close on the chip and can be carried by its couplers; a code spread over all bits would need a dense machine. The
-factors start at the principal components of the layers' energies at given E, which are uncorrelated with each other,
-and :func:`energy_correlation` keeps them from following E: the decoder is given E, and dependence that all bits have in
-common is what a sparse graph carries worst.
+factors start at the principal components of the layers' energies, of unit variance at every E, and
+:func:`energy_correlation` keeps their mean and variance from following E: the decoder is given E, and a machine whose
+condition acts through fields has couplings that are the same at all E.
 """
 
 import math
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from calo4pqvae.autoencoder.cylinder import CylindricalConv3d, LinearAttention
 from calo4pqvae.autoencoder.grid import GridPlan
-from calo4pqvae.autoencoder.observables import ShowerView
+from calo4pqvae.autoencoder.observables import PrincipalLayers, ShowerView
 from calo4pqvae.autoencoder.relaxation import Relaxation, bit_entropy, draw_bits, relax_bits
 from calo4pqvae.config import EncoderConfig
 from calo4pqvae.showers.transforms import LogitTransform
@@ -104,9 +104,9 @@ class FactorWriter(nn.Module):
 
 
 def energy_correlation(factors: Tensor, position: Tensor) -> Tensor:
-    r"""How much the factors of a batch follow the incident energy.
+    r"""How much mean and variance of the factors of a batch follow the incident energy.
 
-    .. math:: \sum_{k,g} \big[\rho(f_{kg}, t)^2 + \rho(f_{kg}, t^2)^2\big]
+    .. math:: \sum_{k,g} \sum_{u \in \{f, (f - \bar f)^2\}} \big[\rho(u_{kg}, t)^2 + \rho(u_{kg}, t^2)^2\big]
 
     Args:
         factors: (B, levels, factors).
@@ -115,8 +115,10 @@ def energy_correlation(factors: Tensor, position: Tensor) -> Tensor:
     Returns:
         A number, 0 without factors.
     """
-    columns = [_normed(part) for part in (factors.flatten(1), torch.cat([position, position**2], dim=1))]
-    total: Tensor = (columns[0].T @ columns[1]).square().sum()
+    values = factors.flatten(1)
+    squares = (values - values.mean(0)).square()
+    followers, energy = torch.cat([values, squares], dim=1), torch.cat([position, position**2], dim=1)
+    total: Tensor = (_normed(followers).T @ _normed(energy)).square().sum()
     return total
 
 
@@ -159,7 +161,7 @@ class HierarchicalEncoder(nn.Module):
         starts = [sum(self.level_sizes[:level]) for level in range(len(self.level_sizes))]
         self.n_factors = n_factors
         # no empty parameter without factors: it would never have a gradient, which data-parallel training waits for
-        self.principal = nn.Parameter(torch.zeros(plan.shape[0], n_factors)) if n_factors else None
+        self.principal = PrincipalLayers(plan.shape[0], n_factors) if n_factors else None
         self.levels = nn.ModuleList(
             multilayer(n_common + start, config.hidden, n_factors or size)
             for start, size in zip(starts, self.level_sizes, strict=True)
@@ -196,7 +198,7 @@ class HierarchicalEncoder(nn.Module):
         for level, writer, noise in zip(self.levels, self.writers, noises, strict=True):
             written = level(torch.cat([common, *(2 * drawn - 1 for drawn in bits)], dim=1))
             if self.principal is not None:
-                written = written + view.layers @ self.principal
+                written = written + self.principal(view.layers, view.position)
             logit = writer(written)
             factors.append(written[:, : self.n_factors])
             bits.append(draw_bits(logit, noise) if tau is None else relax_bits(logit, noise, tau, relaxation))
@@ -204,20 +206,16 @@ class HierarchicalEncoder(nn.Module):
         return Posterior(torch.cat(bits, dim=1), torch.cat(logits, dim=1), torch.stack(factors, dim=1))
 
     @torch.no_grad()
-    def start_at_principal_layers(self, covariance: Tensor) -> None:
-        """Starts the factors of every level at principal components of the standardised layers, of unit variance.
+    def start_at_principal_layers(self, layers: Tensor, position: Tensor) -> None:
+        """Starts the factors of every level at the principal components of the layers; nothing without factors.
 
         Args:
-            covariance: Covariance of the standardised layers, (L, L); not used without factors.
+            layers: Standardised layers of training showers, (N, L).
+            position: Places of ln E in its range, (N, 1).
         """
         if self.principal is None:
             return
-        values, vectors = torch.linalg.eigh(covariance.double())
-        n_found = min(self.n_factors, len(values))
-        chosen = vectors.flip(1)[:, :n_found]
-        signs = torch.sign(chosen.gather(0, chosen.abs().argmax(0, keepdim=True)))
-        scales = values.flip(0)[:n_found].clamp(min=1e-6).sqrt()
-        self.principal[:, :n_found] = (chosen * signs / scales).float()
+        self.principal.fit(layers, position)
         for level in self.levels:
             level[-1].weight.mul_(0.1)  # type: ignore[index]
             level[-1].bias.zero_()  # type: ignore[index]

@@ -24,7 +24,7 @@ from calo4pqvae.errors import DataError
 from calo4pqvae.showers.geometry import Geometry
 from calo4pqvae.showers.transforms import CanonicalFrame, Frame, LayerSplit, apply_threshold
 
-__all__ = ["Observables", "ShowerView", "Standardiser"]
+__all__ = ["Observables", "PrincipalLayers", "ShowerView", "Standardiser"]
 
 _MEAN_LOG_CHI2 = -1.2704  # mean of ln x^2 for a standard normal x
 _MIN_EVENTS = 20
@@ -113,6 +113,40 @@ class Standardiser(nn.Module):
         mean = (powers @ self.mean_coefficients).clamp(self.mean_range[0], self.mean_range[1])
         log_std = (powers[:, :3] @ self.log_std_coefficients).clamp(self.log_std_range[0], self.log_std_range[1])
         return mean, log_std.exp()
+
+
+class PrincipalLayers(nn.Module):
+    r"""Principal components of the standardised layers, standardised once more at given energy.
+
+    .. math:: s_g = \Big(\sum_l V_{lg}\, y_l - m_g(t)\Big) / w_g(t)
+
+    The directions V are those of largest variance over all energies; how strong a component is depends on the energy
+    (the depth of a shower matters more where sampling noise is small), and :math:`w_g(t)` takes that out.
+
+    Args:
+        n_layers: Number of layers.
+        n_components: Number of components; those beyond the number of layers stay 0.
+    """
+
+    def __init__(self, n_layers: int, n_components: int) -> None:
+        super().__init__()
+        self.directions = nn.Parameter(torch.zeros(n_layers, n_components))
+        self.scores = Standardiser(n_components)
+
+    @torch.no_grad()
+    def fit(self, layers: Tensor, position: Tensor) -> None:
+        """Sets directions and scales to training showers, (N, L) and (N, 1); the largest part of each is positive."""
+        vectors = torch.linalg.eigh(torch.cov(layers.double().T))[1].flip(1)
+        chosen = vectors[:, : self.directions.shape[1]]
+        signs = torch.sign(chosen.gather(0, chosen.abs().argmax(0, keepdim=True)))
+        self.directions[:, : chosen.shape[1]] = (chosen * signs).to(self.directions)
+        scores = layers @ self.directions
+        self.scores.fit(scores, position, torch.ones_like(scores))
+
+    def forward(self, layers: Tensor, position: Tensor) -> Tensor:
+        """Components (B, n_components) of standardised layers (B, L) at positions (B, 1)."""
+        components: Tensor = self.scores(layers @ self.directions, position)
+        return components
 
 
 class Observables(nn.Module):

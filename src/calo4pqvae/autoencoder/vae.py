@@ -109,8 +109,10 @@ class ShowerAutoencoder(nn.Module):
         """
         self.observables.fit(batches)
         if self.encoder.n_factors:
-            layers = torch.cat([self.observables(showers, energies).layers for showers, energies in batches])
-            self.encoder.start_at_principal_layers(torch.cov(layers.T))
+            views = (self.observables(showers, energies) for showers, energies in batches)
+            parts = [(view.layers, view.position) for view in views]  # the rest of a view is large
+            layers, position = (torch.cat(column) for column in zip(*parts, strict=True))
+            self.encoder.start_at_principal_layers(layers, position)
         with torch.no_grad():
             self.voxel_head.ring_logits.copy_(self.observables.ring_occupancy.flatten().logit())
             self.voxel_head.ring_voxels.copy_(self.observables.ring_voxels.flatten())

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from calo4pqvae.errors import DivergenceError, PriorError
@@ -78,6 +79,7 @@ def watch(
     model_condition: Tensor | None = None,
     n_pairs: int = 5000,
     seed: int = 0,
+    held: NDArray[np.bool_] | None = None,
 ) -> WatchReport:
     """Compares samples of a machine with data.
 
@@ -89,6 +91,7 @@ def watch(
         model_condition: Conditions of the samples; those of the data if None.
         n_pairs: Random uncoupled pairs to look at.
         seed: Seed of their choice.
+        held: Mask (N,) of clamped bits; pairs of two of them are left out, since data and model agree there by design.
 
     Raises:
         PriorError: If a shape does not fit or there are fewer than 20 states of a kind.
@@ -104,7 +107,10 @@ def watch(
     energies, sampled = machine.energy(data, condition).double(), machine.energy(model, other).double()
     difference = (data.mean(dim=0) - model.mean(dim=0)).abs()
     couplers = torch.from_numpy(machine.topology.edges.copy()).to(data.device)
-    far = torch.from_numpy(_uncoupled_pairs(machine.topology, n_pairs, seed)).to(data.device)
+    pairs = _uncoupled_pairs(machine.topology, n_pairs, seed)
+    if held is not None:
+        pairs = pairs[~held[pairs].all(axis=1)]
+    far = torch.from_numpy(pairs).to(data.device)
     slope, slope_error = _correlation_slope(data, model, couplers)
     far_slope, far_slope_error = _correlation_slope(data, model, far)
     return WatchReport(

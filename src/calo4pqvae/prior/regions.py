@@ -49,12 +49,16 @@ def inner_couplers(topology: Topology, n_regions: int) -> int:
     return int((region[topology.edges[:, 0]] == region[topology.edges[:, 1]]).sum())
 
 
-def arrange_in_regions(topology: Topology, n_regions: int, n_tries: int = 300, seed: int = 0) -> Topology:
+def arrange_in_regions(
+    topology: Topology, n_regions: int, *, held: Sequence[int] = (), n_tries: int = 300, seed: int = 0
+) -> Topology:
     """Renumbers the nodes within their partitions so that regions are compact.
 
     Args:
         topology: The graph; its content but for the numbering stays.
         n_regions: Number of regions.
+        held: Partitions whose nodes will be clamped; their couplers carry no dependence among the others and do not
+            count.
         n_tries: Swaps tried for each node.
         seed: Seed of the swaps.
 
@@ -64,20 +68,29 @@ def arrange_in_regions(topology: Topology, n_regions: int, n_tries: int = 300, s
     slots = region_of_node(topology, n_regions)
     if n_regions == 1 or topology.n_edges == 0:
         return topology
-    adjacency = _adjacency(topology)
+    adjacency = _adjacency(topology, held)
     partition = topology.partition
     region = np.zeros(topology.n_nodes, dtype=np.int64)
     _bisect(adjacency, partition, slots, np.arange(topology.n_nodes), np.arange(n_regions), region)
     region = _anneal(adjacency, topology.slices, region, n_regions, n_tries, np.random.default_rng(seed))
+    region = _densest_first(adjacency, region, n_regions)
     order = np.lexsort((np.arange(topology.n_nodes), region, partition))
     number = np.argsort(order)
     labels = tuple(topology.node_labels[node] for node in order)
     return Topology(topology.name, topology.sizes, np.sort(number[topology.edges], axis=1), labels)
 
 
-def _adjacency(topology: Topology) -> csr_array:
-    first, second = topology.edges.T
-    ones = np.ones(2 * topology.n_edges)
+def _densest_first(adjacency: csr_array, region: IntArray, n_regions: int) -> IntArray:
+    """Renumbers regions of equal make by falling number of inner couplers, so that the first ones are the best."""
+    first, second = adjacency.nonzero()
+    inner = np.bincount(region[first[region[first] == region[second]]], minlength=n_regions)
+    return np.argsort(np.argsort(-inner, kind="stable"), kind="stable")[region]
+
+
+def _adjacency(topology: Topology, held: Sequence[int]) -> csr_array:
+    counts = ~topology.is_in_partition(*held)[topology.edges].any(axis=1)
+    first, second = topology.edges[counts].T
+    ones = np.ones(2 * len(first))
     shape = (topology.n_nodes, topology.n_nodes)
     return csr_array((ones, (np.concatenate([first, second]), np.concatenate([second, first]))), shape=shape)
 
