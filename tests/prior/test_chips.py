@@ -138,8 +138,8 @@ def test_absent_working_graph_file_is_refused(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("zephyr", 2, 41), "fewer than"),
-        (("zephyr", 2, (1, 2, 3)), "one or four"),
-        (("zephyr", 2, 0), "one or four"),
+        (("zephyr", 2, (1, 2, 3, 4, 5)), "up to four"),
+        (("zephyr", 2, 0), "up to four"),
         (("chimera", 4), "unknown"),
         (("pegasus", 1), "no pegasus chip"),
         (("zephyr", 0), "no zephyr chip"),
@@ -149,3 +149,9 @@ def test_absent_working_graph_file_is_refused(tmp_path: Path) -> None:
 def test_impossible_chips_are_refused(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(PriorError, match=message):
         chip_topology(*arguments)
+
+
+def test_fewer_sizes_leave_the_last_partitions_out() -> None:
+    three = chip_topology("zephyr", 2, (5, 6, 7))
+    assert three.sizes == (5, 6, 7)
+    assert three.n_edges > 0
