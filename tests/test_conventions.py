@@ -41,9 +41,10 @@ MOST_LINES = 500
 
 FLOORS = (
     {"__init__", "errors", "seeds"},
-    {"atomic", "config", "condition"},
+    {"atomic", "config", "condition", "checkpoints"},
     {"showers", "prior"},
     {"autoencoder", "evaluation", "latent_prior", "dataset", "acceptance", "rundir", "fabric", "testing", "tracking"},
+    {"calibration"},
     {"loops", "generation"},
     {"training", "run_report", "summary"},
     {"cli"},

@@ -147,6 +147,7 @@ class PriorConfig(Section):
     joint_sweeps: int = Field(2, gt=0, description="block Gibbs sweeps in a joint step")
     joint_chains: int = Field(256, gt=1, description="persistent chains of joint training")
     checkpoint_every: int = Field(100, gt=0, description="updates between checkpoints of the prior stage")
+    calibrate: bool = Field(True, description="scale mean layer energies of drawn showers to the training showers")
     max_gap: float = Field(5.0, gt=0, description="energy gap, in widths, at which training is stopped")
 
 

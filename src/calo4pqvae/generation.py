@@ -39,12 +39,22 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Networks and prior of a finished run, ready to generate."""
+    """Networks and prior of a finished run, ready to generate.
+
+    Attributes:
+        config: Settings of the run.
+        autoencoder: Encoder and decoder.
+        prior: Boltzmann machine of the latent bits.
+        baseline: Independent bits of the same means.
+        gains: Calibration of layers (3, L) for each source of bits.
+        origin: Name of the run and its graph.
+    """
 
     config: Config
     autoencoder: ShowerAutoencoder
     prior: LatentPrior
     baseline: LatentPrior
+    gains: Mapping[str, Tensor]
     origin: str
 
     @property
@@ -86,13 +96,14 @@ def load_model(path: Path, device: str = "cpu") -> TrainedModel:
         autoencoder = ShowerAutoencoder(config, training_grid(config), prior.level_sizes)
         autoencoder.load_state_dict(networks)
         baseline = independent_baseline(prior, config, stored["bit_means"])
+        gains = {source: stored[f"layer_gain.{source}"].to(chosen) for source in ("boltzmann", "independent")}
     except (RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"the weights in {path} do not fit its config.toml ({str(error).splitlines()[0]}): "
             "restore both or train again"
         ) from error
     origin = f"{path.name} (graph {notes.get('graph', topology.name)})"
-    return TrainedModel(config, autoencoder.eval().to(chosen), prior.to(chosen), baseline.to(chosen), origin)
+    return TrainedModel(config, autoencoder.eval().to(chosen), prior.to(chosen), baseline.to(chosen), gains, origin)
 
 
 def untrained_model(config: Config) -> TrainedModel:
@@ -102,7 +113,7 @@ def untrained_model(config: Config) -> TrainedModel:
     prior.machine.initialise(torch.full((prior.machine.n_nodes,), 0.5), 0.1, stream(config.training.seed, "couplings"))
     autoencoder = ShowerAutoencoder(config, training_grid(config), prior.level_sizes).eval()
     baseline = independent_baseline(prior, config, torch.full((prior.n_bits,), 0.5))
-    return TrainedModel(config, autoencoder, prior, baseline, "untrained")
+    return TrainedModel(config, autoencoder, prior, baseline, {}, "untrained")
 
 
 def parse_energies(text: str, n: int | None, seed: int, energy_range: tuple[float, float]) -> Tensor:
@@ -167,7 +178,7 @@ def generate(
         return model.draw_bits(part, source, sweeps, stream(seed, "bits", chunk, device=model.device))
 
     attributes = _attributes(model, seed) | {"prior": source, "n_sweeps": sweeps}
-    return _stream_showers(model, energies, out, bits_of, seed, attributes, progress)
+    return _stream_showers(model, energies, out, bits_of, seed, attributes, progress, model.gains.get(source))
 
 
 def reconstruct(model: TrainedModel, showers: Path, out: Path, *, seed: int, progress: Progress | None = None) -> float:
@@ -214,6 +225,7 @@ def _stream_showers(
     seed: int,
     attributes: Mapping[str, str | int | float],
     progress: Progress | None,
+    layer_gain: Tensor | None = None,
 ) -> float:
     rank, n_processes = process_rank()
     size = model.config.generation.chunk
@@ -226,7 +238,7 @@ def _stream_showers(
         for chunk in range(first, last):
             part = energies[chunk * size : (chunk + 1) * size].to(model.device)
             drawing = stream(seed, "decode", chunk, device=model.device)
-            showers = model.autoencoder.decode(bits_of(chunk, part), part, drawing)
+            showers = model.autoencoder.decode(bits_of(chunk, part), part, drawing, layer_gain)
             writer.append(part.cpu().numpy(), showers.cpu().numpy())
             done += len(part)
             if progress is not None:

@@ -18,6 +18,7 @@ from calo4pqvae.acceptance import compare_showers, is_accepted
 from calo4pqvae.autoencoder.encoder import energy_correlation
 from calo4pqvae.autoencoder.relaxation import TauSchedule
 from calo4pqvae.autoencoder.vae import LossTerms, ShowerAutoencoder
+from calo4pqvae.checkpoints import load_module, load_optimizer, prefixed, with_prefix
 from calo4pqvae.config import Config, TrainingConfig
 from calo4pqvae.dataset import TrainingData
 from calo4pqvae.errors import CheckpointError, DivergenceError
@@ -147,7 +148,7 @@ def train_networks(shop: Shop, *, joint: bool) -> None:
             shop.save("networks", progress.tensors(shop, optimizer, learner))
     if learner is not None:
         save_prior(shop, torch.full((shop.prior.n_bits,), 0.5))
-    shop.save("export", _prefixed("prior.", shop.prior.state_dict()))
+    shop.save("export", prefixed("prior.", shop.prior.state_dict()))
     fabric.barrier()
 
 
@@ -156,8 +157,8 @@ def export_posterior(shop: Shop) -> None:
     config, data = shop.config.training, shop.data
     saved = shop.take("export")
     if saved:
-        _load_module(shop.prior, _with_prefix(saved, "prior."))
-    _load_module(shop.autoencoder, shop.run.load_tensors("autoencoder")[0])
+        load_module(shop.prior, with_prefix(saved, "prior."))
+    load_module(shop.autoencoder, shop.run.load_tensors("autoencoder")[0])
     draws = [_encode_all(shop, data.train, ("export", draw)) for draw in range(config.posterior_draws)]
     validation, validation_energies, _ = _encode_all(shop, data.validation, ("export", "validation"))
     tensors = {
@@ -188,8 +189,8 @@ def train_prior(shop: Shop) -> None:
     learner = _prior_learner(shop, bits.mean(0))
     saved = shop.take("prior")
     if saved:
-        _load_module(shop.prior, _with_prefix(saved, "prior."))
-        learner.load_state_dict(_with_prefix(saved, "learner."))
+        load_module(shop.prior, with_prefix(saved, "prior."))
+        learner.load_state_dict(with_prefix(saved, "learner."))
     else:
         _save_learning(shop, learner)
     guard = DivergenceGuard(limit=config.max_gap)
@@ -214,7 +215,7 @@ def save_prior(shop: Shop, bit_means: Tensor) -> None:
     """Writes graph, parameters and the bits' means, from the first process."""
     if shop.fabric.is_global_zero:
         graph = {f"graph.{name}": torch.from_numpy(array) for name, array in shop.prior.topology.to_arrays().items()}
-        tensors = _prefixed("machine.", shop.prior.machine.state_dict()) | graph | {"bit_means": bit_means}
+        tensors = prefixed("machine.", shop.prior.machine.state_dict()) | graph | {"bit_means": bit_means}
         shop.run.save_tensors("prior", tensors, graph=shop.prior.topology.name)
     shop.fabric.barrier()
 
@@ -238,11 +239,11 @@ class _NetworkProgress:
         """From a checkpoint, which is loaded into networks, optimiser and machine; fresh if there is none."""
         if not saved:
             return cls(0, torch.zeros(len(_TERMS), dtype=torch.float64), None)
-        _load_module(shop.autoencoder, _with_prefix(saved, "autoencoder."))
-        _load_optimizer(optimizer, _with_prefix(saved, "optimizer."))
+        load_module(shop.autoencoder, with_prefix(saved, "autoencoder."))
+        load_optimizer(optimizer, with_prefix(saved, "optimizer."))
         if learner is not None:
-            _load_module(shop.prior, _with_prefix(saved, "prior."))
-            learner.load_state_dict(_with_prefix(saved, "learner."))
+            load_module(shop.prior, with_prefix(saved, "prior."))
+            learner.load_state_dict(with_prefix(saved, "learner."))
         best = float(saved["best"])
         return cls(int(saved["step"]), saved["sums"].clone(), None if best < 0 else best)
 
@@ -253,11 +254,11 @@ class _NetworkProgress:
             "best": torch.tensor(-1.0 if self.best is None else self.best, dtype=torch.float64),
             "sums": self.sums,
         }
-        tensors |= _prefixed("autoencoder.", shop.autoencoder.state_dict())
+        tensors |= prefixed("autoencoder.", shop.autoencoder.state_dict())
         for index, entries in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in entries.items()}
         if learner is not None:
-            tensors |= _prefixed("prior.", shop.prior.state_dict()) | _prefixed("learner.", learner.state_dict())
+            tensors |= prefixed("prior.", shop.prior.state_dict()) | prefixed("learner.", learner.state_dict())
         return tensors
 
 
@@ -373,7 +374,7 @@ def _prior_learner(shop: Shop, bit_means: Tensor) -> PriorLearner:
             torch.cat([held, bit_means]), config.coupling_std, stream(shop.seed, "couplings"), smoothing=0.01
         )
     elif shop.run.has("prior"):
-        _load_module(shop.prior.machine, _with_prefix(shop.run.load_tensors("prior")[0], "machine."))
+        load_module(shop.prior.machine, with_prefix(shop.run.load_tensors("prior")[0], "machine."))
     settings = LearningSettings(
         learning_rate=config.learning_rate,
         learning_rate_final=config.learning_rate_final,
@@ -407,7 +408,7 @@ def _joint_learner(shop: Shop) -> PriorLearner:
 
 
 def _save_learning(shop: Shop, learner: PriorLearner) -> None:
-    shop.save("prior", _prefixed("prior.", shop.prior.state_dict()) | _prefixed("learner.", learner.state_dict()))
+    shop.save("prior", prefixed("prior.", shop.prior.state_dict()) | prefixed("learner.", learner.state_dict()))
 
 
 def _prior_batch(shop: Shop, bits: Tensor, energies: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -450,27 +451,3 @@ def _finite(numbers: Mapping[str, Any]) -> dict[str, Any]:
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in numbers.items()
     }
-
-
-def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _load_module(module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    try:
-        module.load_state_dict(dict(tensors))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise CheckpointError(f"stored weights do not fit the model ({reason}): use the run's configuration") from error
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, entries: Mapping[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in entries.items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

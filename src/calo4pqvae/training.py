@@ -9,6 +9,8 @@ r"""Training: what is trained in which order, and how it is resumed.
 * ``staged``: networks (with fair coins, or jointly if ``training.joint_networks``), then export of posterior bits with
   the networks frozen and in evaluation mode, then the machine by PCD.
 
+Every mode that ends with a prior ends with the calibration of mean layers (:mod:`calo4pqvae.calibration`).
+
 The loops themselves are in :mod:`calo4pqvae.loops`. All randomness comes from streams named by step
 (:mod:`calo4pqvae.seeds`), so that a resumed run equals an uninterrupted one bit for bit, and the noise of a batch is
 drawn for the whole batch before it is shared among processes.
@@ -23,19 +25,25 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from calo4pqvae import __version__
 from calo4pqvae.autoencoder.vae import ShowerAutoencoder
+from calo4pqvae.calibration import calibrate_layers
+from calo4pqvae.checkpoints import load_module, with_prefix
 from calo4pqvae.config import Config
 from calo4pqvae.dataset import TrainingData
 from calo4pqvae.errors import CheckpointError, ConfigError
 from calo4pqvae.fabric import make_fabric
-from calo4pqvae.latent_prior import LatentPrior, build_topology
+from calo4pqvae.latent_prior import LatentPrior, build_topology, independent_baseline
 from calo4pqvae.loops import Reporter, Shop, export_posterior, silent, train_networks, train_prior
 from calo4pqvae.rundir import RunDirectory
+from calo4pqvae.showers.transforms import apply_threshold
 from calo4pqvae.tracking import BoardWriter
 
 __all__ = ["train"]
+
+_CALIBRATION_SHOWERS = 5000
 
 
 def train(
@@ -94,6 +102,38 @@ def _stages(shop: Shop) -> None:
         export_posterior(shop)
     if mode in ("staged", "prior") and not shop.is_past("prior"):
         train_prior(shop)
+    if mode != "autoencoder":
+        _calibrate(shop)
+
+
+def _calibrate(shop: Shop) -> None:
+    """Fits the calibration of layers for both sources of bits and stores it with the prior, from the first process."""
+    if shop.fabric.is_global_zero:
+        stored, notes = shop.run.load_tensors("prior")
+        load_module(shop.autoencoder, shop.run.load_tensors("autoencoder")[0])
+        load_module(shop.prior.machine, with_prefix(stored, "machine."))
+        shop.autoencoder.eval()
+        baseline = independent_baseline(shop.prior, shop.config, stored["bit_means"]).to(shop.fabric.device)
+        sources = {"boltzmann": (shop.prior, shop.config.generation.n_sweeps), "independent": (baseline, 1)}
+        layers, energies = _layers_of(shop, shop.data.train[:_CALIBRATION_SHOWERS])
+        for source, (prior, n_sweeps) in sources.items():
+            gain = torch.zeros(3, layers.shape[1])
+            if shop.config.prior.calibrate:
+                gain = calibrate_layers(shop.autoencoder, prior, layers, energies, n_sweeps=n_sweeps, seed=shop.seed)
+            stored[f"layer_gain.{source}"] = gain
+        shop.run.save_tensors("prior", stored, **notes)
+    shop.fabric.barrier()
+
+
+def _layers_of(shop: Shop, rows: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    """Layer energies and incident energies in MeV of rows of the store."""
+    split, threshold = shop.autoencoder.observables.split, shop.data.geometry.threshold_mev
+    parts = [
+        (split.layer_energies(apply_threshold(showers, threshold)), energies)
+        for showers, energies in shop.data.chunks(rows)
+    ]
+    layers, incident = zip(*parts, strict=True)
+    return torch.cat(layers), torch.cat(incident)
 
 
 def _open_shop(

@@ -169,13 +169,16 @@ class ShowerAutoencoder(nn.Module):
         return terms, posterior
 
     @torch.no_grad()
-    def decode(self, bits: Tensor, incident_energies: Tensor, generator: Generator) -> Tensor:
+    def decode(
+        self, bits: Tensor, incident_energies: Tensor, generator: Generator, layer_gain: Tensor | None = None
+    ) -> Tensor:
         """Draws showers from bits.
 
         Args:
             bits: Latent bits, (B, n_bits).
             incident_energies: (B, 1) in MeV.
             generator: Source of every fluctuation that the bits do not decide.
+            layer_gain: Calibration of the source of the bits, (3, L); None for posterior bits.
 
         Returns:
             Showers (B, V) in MeV in file order; every voxel is 0 or at least the read-out threshold.
@@ -184,7 +187,7 @@ class ShowerAutoencoder(nn.Module):
             DataError: If an incident energy is out of range.
         """
         check_energies(incident_energies, *self.observables.energy_range)
-        view = self._draw_layers(bits, incident_energies, generator)
+        view = self._draw_layers(bits, incident_energies, generator, layer_gain)
         hit_map = self._hit_map(bits, view)
         hits = self.voxel_head.draw_hits(hit_map.logits, view.layer_on, generator)
         log_counts = self.observables.split.layer_energies(hits).clamp(min=1).log()
@@ -193,12 +196,21 @@ class ShowerAutoencoder(nn.Module):
         showers = torch.zeros_like(hits)
         values = mixture.sample(generator, cut=self.voxel_head.mask).clamp(max=20)
         showers[batch, voxel] = values.exp() * (values >= 0)
-        layer_energies = view.log_layers.exp() * view.layer_on * self.geometry.threshold_mev
-        scaled = self._scale_layers(showers, layer_energies)
+        scaled = self._scale_layers(showers, self._layer_energies(view))
         frame_generator = Generator().manual_seed(
             int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
         )
         return self.observables.random_frame(apply_threshold(scaled, self.geometry.threshold_mev), frame_generator)
+
+    @torch.no_grad()
+    def draw_layers(
+        self, bits: Tensor, incident_energies: Tensor, generator: Generator, layer_gain: Tensor | None = None
+    ) -> Tensor:
+        """Draws layer energies (B, L) in MeV alone, by the law of :meth:`decode`."""
+        return self._layer_energies(self._draw_layers(bits, incident_energies, generator, layer_gain))
+
+    def _layer_energies(self, view: ShowerView) -> Tensor:
+        return view.log_layers.exp() * view.layer_on * self.geometry.threshold_mev
 
     def _hit_map(self, bits: Tensor, view: ShowerView) -> HitMap:
         hit_map: HitMap = self.voxel_head(
@@ -218,7 +230,9 @@ class ShowerAutoencoder(nn.Module):
             log_likelihood = torch.where(is_hit, mixture.log_density(view.voxels.flatten()), mixture.log_below())
         return -log_likelihood.sum() / len(view.hits)
 
-    def _draw_layers(self, bits: Tensor, incident_energies: Tensor, generator: Generator) -> ShowerView:
+    def _draw_layers(
+        self, bits: Tensor, incident_energies: Tensor, generator: Generator, layer_gain: Tensor | None
+    ) -> ShowerView:
         scales = self.observables
         position = scales.position(incident_energies)
         law: LayerLaw = self.layer_head(bits, position)
@@ -231,7 +245,11 @@ class ShowerAutoencoder(nn.Module):
         floor = scales.layer_floor(totals, position)
         layers = sample_truncated_normal(law.layer_mean, law.layer_log_std, floor, generator)
         roots = scales.layers.inverse(layers, position).clamp(min=1e-12) * layer_on
-        shares = roots.square() / roots.square().sum(1, keepdim=True)
+        squares = roots.square()
+        if layer_gain is not None:
+            powers = torch.cat([position**power for power in range(len(layer_gain))], dim=1)
+            squares = squares * (powers @ layer_gain).exp()
+        shares = squares / squares.sum(1, keepdim=True)
         layer_energies = apply_threshold(shares * totals, self.geometry.threshold_mev)
         layer_on = (layer_energies > 0).to(totals.dtype)
         empty = torch.zeros_like(layer_energies)
