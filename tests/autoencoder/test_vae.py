@@ -265,7 +265,7 @@ def test_layer_sums_are_the_drawn_layer_energies(build: Build, grid: Geometry, o
     autoencoder = build(*options)
     showers, bits, energies = decoded(autoencoder)
     with torch.no_grad():  # the layers are drawn first, so the same seed gives the same ones
-        view = autoencoder._draw_layers(bits, energies, seeded(3))
+        view = autoencoder._draw_layers(bits, energies, seeded(3), None)
     drawn = (view.log_layers.exp() * view.layer_on).double() * grid.threshold_mev
     sums = showers.double().view(64, grid.n_layers, -1).sum(2)
     n_cells = grid.grid_shape[1] * grid.grid_shape[2]
@@ -284,7 +284,7 @@ def test_drawn_layers_make_up_the_drawn_response(build: Build, grid: Geometry) -
     autoencoder = build()
     _, bits, energies = decoded(autoencoder)
     with torch.no_grad():
-        view = autoencoder._draw_layers(bits, energies, seeded(3))
+        view = autoencoder._draw_layers(bits, energies, seeded(3), None)
         ratio = autoencoder.observables.response.inverse(view.response, view.position).clamp(min=0.02)
     layers = view.log_layers.exp() * view.layer_on * grid.threshold_mev
     assert (((layers > 0) & (layers < grid.threshold_mev * (1 - 1e-6))).sum()) == 0
