@@ -1,6 +1,5 @@
 import itertools
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -16,14 +15,6 @@ from calo4pqvae.testing import all_states, assert_samples_boltzmann
 LEVELS = (2, 3, 2)  # unequal partitions
 CODE = 3
 ENERGIES = [1e3, 7e3, 9e4, 9e5]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def settings(mode: str, *overrides: str) -> Config:

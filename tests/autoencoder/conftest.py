@@ -1,6 +1,6 @@
 """A small calorimeter, showers in it and a small autoencoder for them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -27,14 +27,6 @@ SMALL = (
 )
 
 Build = Callable[..., ShowerAutoencoder]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
