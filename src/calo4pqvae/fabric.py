@@ -1,4 +1,4 @@
-"""Devices and processes: one process, or those that torchrun or Slurm started."""
+"""Devices and processes: one process, or those that torchrun started (also inside a Slurm job)."""
 
 import os
 
