@@ -278,7 +278,7 @@ def _network_step(
         showers, energies, uniform, tau, None if learner is None else shop.prior.energy
     )
     shared = torch.stack([mean_over_processes(fabric, term.detach()) for term in terms]).double().cpu()
-    loss = terms.total(0.0 if float(shared[_INFORMATION]) < config.free_bits else kl_weight)
+    loss = terms.total(kl_weight, config.free_bits, shared[_INFORMATION])
     if config.decorrelation:
         position = gather(fabric, shop.autoencoder.observables.position(energies))
         loss = loss + config.decorrelation * energy_correlation(gather(fabric, posterior.factors), position)

@@ -64,11 +64,18 @@ class LossTerms(NamedTuple):
         """Sum of the five likelihood terms."""
         return self.response + self.layers + self.layer_on + self.hits + self.voxels
 
-    def total(self, kl_weight: float, free_bits: float = 0.0) -> Tensor:
-        """The loss; the prior term is left out while the information is below ``free_bits``."""
+    def total(self, kl_weight: float, free_bits: float = 0.0, information: Tensor | None = None) -> Tensor:
+        """The loss; the prior term is left out while the information is below ``free_bits``.
+
+        Args:
+            kl_weight: Weight of the prior term.
+            free_bits: Nats of information that cost nothing.
+            information: Information to decide by, where it is a mean over several processes; default: this batch's.
+        """
         kl = self.prior_energy - self.entropy
-        is_free = (self.information < free_bits).to(kl.dtype).detach()
-        return self.reconstruction() + kl_weight * (1 - is_free) * kl
+        deciding = self.information.detach() if information is None else information
+        is_free = float(deciding) < free_bits
+        return self.reconstruction() if is_free else self.reconstruction() + kl_weight * kl
 
 
 class ShowerAutoencoder(nn.Module):
