@@ -8,6 +8,7 @@ from torch import Tensor
 from calo4pqvae.errors import PriorError
 from calo4pqvae.prior.chips import chip_topology
 from calo4pqvae.prior.gibbs import BlockGibbsSampler, GibbsState
+from calo4pqvae.prior.kernels.choice import KernelName
 from calo4pqvae.prior.machine import BoltzmannMachine
 from calo4pqvae.testing import tiny_machine
 
@@ -24,11 +25,11 @@ def patch_machine() -> BoltzmannMachine:
     return machine
 
 
-@pytest.mark.parametrize("dense_from", [0.0, 2.0])
-def test_one_update_of_a_partition_follows_the_local_field(dense_from: float) -> None:
+@pytest.mark.parametrize("kernel", ["torch-dense", "torch-sparse", "packed"])
+def test_one_update_of_a_partition_follows_the_local_field(kernel: KernelName) -> None:
     """With all but one partition held, the bits are independent coins with known odds."""
     machine = patch_machine()
-    sampler = BlockGibbsSampler(machine, dense_from)
+    sampler = BlockGibbsSampler(machine, kernel)
     topology, n_chains = machine.topology, 20_000
     start = sampler.init(1, seeded(2)).states
     condition = torch.tensor([[0.4, -0.3]])
@@ -47,14 +48,15 @@ def test_sparse_and_dense_sums_draw_the_same_bits() -> None:
     condition = torch.randn(30, 2, generator=seeded(4))
     clamped = np.random.default_rng(0).random(machine.n_nodes) < 0.3
     runs = []
-    for dense_from in (0.0, 2.0):
-        sampler = BlockGibbsSampler(machine, dense_from)
+    kernels: list[KernelName] = ["torch-dense", "torch-sparse"]
+    for kernel in kernels:
+        sampler = BlockGibbsSampler(machine, kernel)
         runs.append(sampler.sample(sampler.init(30, seeded(5)), 4, seeded(6), clamped, condition).states)
     assert torch.equal(*runs)
 
 
-def test_ten_sweeps_equal_four_and_then_six_and_the_start_is_untouched() -> None:
-    sampler = BlockGibbsSampler(tiny_machine((3, 1, 2, 1)))
+def test_ten_sweeps_of_torch_equal_four_and_then_six_and_the_start_is_untouched() -> None:
+    sampler = BlockGibbsSampler(tiny_machine((3, 1, 2, 1)), "torch")
     start = sampler.init(3, seeded())
     before = start.states.clone()
     whole, pieces = seeded(1), seeded(1)
@@ -137,12 +139,12 @@ def test_a_machine_with_nan_is_refused() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("dense_from", [0.0, 2.0])
-def test_sampling_on_a_gpu_keeps_the_means_of_the_cpu(dense_from: float) -> None:
+@pytest.mark.parametrize("kernel", ["torch-dense", "torch-sparse", "auto"])
+def test_sampling_on_a_gpu_keeps_the_means_of_the_cpu(kernel: KernelName) -> None:
     machine = patch_machine()
     means = []
     for device in ("cpu", "cuda"):
-        sampler = BlockGibbsSampler(machine.to(device), dense_from)
+        sampler = BlockGibbsSampler(machine.to(device), kernel)
         generator = torch.Generator(device).manual_seed(0)
         condition = torch.zeros(4000, 2, device=device)
         clamped = machine.topology.is_in_partition(0)

@@ -1,4 +1,4 @@
-r"""Block Gibbs sampling of a Boltzmann machine in plain PyTorch, on any device.
+r"""Block Gibbs sampling of a Boltzmann machine: all bits of a partition at once.
 
 Given all other partitions the bits of one partition are independent, with
 
@@ -9,35 +9,30 @@ One sweep draws partition 0, 1, ..., P - 1 in this order, each from its exact co
 partition without free bits costs nothing. Every chain may have its own condition, clamped values and inverse
 temperature.
 
-Three objects are kept apart: the machine holds parameters, the sampler is a rule without memory, and a
+Three objects are kept apart: the machine holds parameters, the sampler is a rule without memory of chains, and a
 :class:`GibbsState` is a value that can be stored and continued. The same state, generator state and number of
-sweeps give the same bits; ten sweeps equal four sweeps and then six.
+sweeps give the same bits with the same kernel.
 
-**How it is made fast.** Nodes are rows and chains are columns, so that a coupler is one multiply-add over a
-contiguous row. What does not change during a call (fields, condition, clamped neighbours, beta) is summed once. A
-partition that sees less than 40 % of the other bits is summed by ``embedding_bag``, which needs no temporary;
-otherwise by matrix products. A bit is one when a uniform number lies below :math:`\sigma(\beta f)`; the uniform is
-a 32-bit integer, because 64 random bits at once are cheaper than two floats. Probabilities are thereby exact to
-about 6e-8, as for a float32 uniform.
+**Kernels.** The sweeps are made by one of several kernels (:mod:`~calo4pqvae.prior.kernels.choice`) with the same law:
+by name, or by estimated cost. The sampler says which it took (:attr:`BlockGibbsSampler.choice`).
 """
 
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from calo4pqvae.errors import PriorError
+from calo4pqvae.prior.kernels.call import Kernel, SweepCall
+from calo4pqvae.prior.kernels.choice import KernelChoice, KernelName, Precision, Workload, choose_kernel
+from calo4pqvae.prior.kernels.torch_blocks import TorchBlocks
+from calo4pqvae.prior.kernels.triton_blocks import TritonBlocks
 from calo4pqvae.prior.machine import BoltzmannMachine
-from calo4pqvae.prior.pairs import compressed_rows, coupling_field
-from calo4pqvae.prior.topology import Topology
 
 __all__ = ["BlockGibbsSampler", "GibbsState"]
-
-_HALF_RANGE = float(2**31)
 
 
 @dataclass(frozen=True)
@@ -59,6 +54,13 @@ class GibbsState:
             raise PriorError("chain states must be zeros and ones of shape (chains, nodes); round them first")
         object.__setattr__(self, "states", bits.to(torch.float32))
 
+    @classmethod
+    def of_bits(cls, bits: Tensor) -> Self:
+        """A state of float32 bits that are known to be exact: what a kernel returns."""
+        state = object.__new__(cls)
+        object.__setattr__(state, "states", bits)
+        return state
+
     @property
     def n_chains(self) -> int:
         """Number of chains."""
@@ -70,14 +72,22 @@ class BlockGibbsSampler:
 
     Args:
         machine: The machine; its parameters are read anew at every call.
-        dense_from: Coupled share of a partition's possible pairs from which matrix products are used; the law does
-            not depend on it.
+        kernel: Which kernel makes the sweeps; ``"auto"`` takes the cheapest for the size of a call.
+        precision: How the kernel holds couplings: ``"float32"``, or ``"int16"``, which is faster and draws from the
+            machine with rounded couplings (:func:`~calo4pqvae.prior.kernels.packed.rounding` bounds the difference).
+
+    Attributes:
+        choice: The kernel of the latest call and why it was taken; None before the first.
     """
 
-    def __init__(self, machine: BoltzmannMachine, dense_from: float = 0.4) -> None:
+    def __init__(
+        self, machine: BoltzmannMachine, kernel: KernelName = "auto", precision: Precision = "float32"
+    ) -> None:
         self.machine = machine
-        self.dense_from = dense_from
-        self._latest: tuple[bytes, torch.device, _Plan] | None = None
+        self.kernel: KernelName = kernel
+        self.precision: Precision = precision
+        self.choice: KernelChoice | None = None
+        self._latest: _Prepared | None = None
 
     def init(self, n_chains: int, generator: torch.Generator) -> GibbsState:
         """Chains started at fair coins.
@@ -126,18 +136,36 @@ class BlockGibbsSampler:
         mask = np.zeros(self.machine.n_nodes, dtype=np.bool_) if clamped is None else _as_mask(clamped)
         if len(mask) != self.machine.n_nodes:
             raise PriorError(f"the clamp mask has {len(mask)} entries for {self.machine.n_nodes} bits; give one each")
-        plan = self._plan(mask)
-        run = _Run.start(self.machine, plan, states, condition, beta)
-        for _ in range(n_sweeps):
-            run.sweep(generator)
-        return GibbsState(run.finish(states))
+        if n_sweeps == 0:
+            return state
+        prepared = self._prepare(mask, state.n_chains)
+        call = SweepCall(
+            states=states,
+            fields=self.machine.fields(condition).detach(),
+            couplings=self.machine.couplings.detach(),
+            neighbours=self.machine.neighbours,
+            beta=beta,
+            n_sweeps=n_sweeps,
+            generator=generator,
+        )
+        return GibbsState.of_bits(prepared.kernel.run(prepared.plan, call))
 
-    def _plan(self, mask: NDArray[np.bool_]) -> "_Plan":
+    def _prepare(self, mask: NDArray[np.bool_], n_chains: int) -> "_Prepared":
         """Keeps the lists of the latest mask: calls of few sweeps would otherwise spend their time on them."""
-        key, device = mask.tobytes(), self.machine.device
-        if self._latest is None or self._latest[:2] != (key, device):
-            self._latest = (key, device, _Plan.of(self.machine.topology, mask, device, self.dense_from))
-        return self._latest[2]
+        device = self.machine.device
+        if self._latest is not None and self._latest.fits(mask, device, n_chains):
+            return self._latest
+        topology = self.machine.topology
+        n_free = int((~mask).sum())
+        degree = 2 * topology.n_edges / max(1, topology.n_nodes)
+        workload = Workload(n_free, degree, n_chains, topology.n_partitions)
+        self.choice = choose_kernel(self.kernel, self.precision, device, workload)
+        if self._latest is None or not self._latest.serves(mask, device, self.choice):
+            kernel = _open(self.choice)
+            plan = kernel.plan(topology, mask, device)
+            self._latest = _Prepared(self.choice, kernel, plan, mask.tobytes(), device)
+        self._latest.sizes.add(n_chains)
+        return self._latest
 
     def _check(self, state: GibbsState, n_sweeps: int, condition: Tensor | None, beta: float | Tensor) -> None:
         if n_sweeps < 0:
@@ -154,143 +182,34 @@ class BlockGibbsSampler:
 
 
 @dataclass(frozen=True)
-class _Block:
-    """Free bits of one partition: their rows among the free bits, and their couplers to other free bits."""
+class _Prepared:
+    """A kernel with its plan for one clamp mask."""
 
-    rows: slice
-    indices: Tensor  # free neighbours of each row, one after the other, int32
-    offsets: Tensor  # (rows + 1,), int32
-    couplers: Tensor  # coupler number of each entry of indices
-    is_dense: bool
+    choice: KernelChoice
+    kernel: Kernel[Any]
+    plan: Any
+    mask: bytes
+    device: torch.device
+    sizes: set[int] = field(default_factory=set)  # numbers of chains for which the kernel is known to be the choice
 
+    def fits(self, mask: NDArray[np.bool_], device: torch.device, n_chains: int) -> bool:
+        """Whether a call needs no other kernel and no other plan."""
+        return n_chains in self.sizes and (self.mask, self.device) == (mask.tobytes(), device)
 
-@dataclass(frozen=True)
-class _Plan:
-    """What follows from graph and clamp mask alone."""
-
-    free: Tensor  # free nodes in partition order, int64
-    held: Tensor  # clamp mask (N,)
-    blocks: tuple[_Block, ...]
-
-    @classmethod
-    def of(cls, topology: Topology, mask: NDArray[np.bool_], device: torch.device, dense_from: float) -> Self:
-        free = np.flatnonzero(~mask)
-        row = np.cumsum(~mask) - 1
-        edges = topology.edges
-        couplers = np.flatnonzero(~mask[edges].any(axis=1))
-        indices, offsets, entries = compressed_rows(row[edges[couplers]], len(free))
-        blocks = []
-        for nodes in topology.slices:
-            start, stop = np.searchsorted(free, (nodes.start, nodes.stop)).tolist()
-            if start == stop:
-                continue
-            part = slice(offsets[start], offsets[stop])
-            possible = (stop - start) * (len(free) - stop + start)
-            blocks.append(
-                _Block(
-                    rows=slice(start, stop),
-                    indices=torch.from_numpy(indices[part].astype(np.int32)).to(device),
-                    offsets=torch.from_numpy((offsets[start : stop + 1] - offsets[start]).astype(np.int32)).to(device),
-                    couplers=torch.from_numpy(couplers[entries[part]]).to(device),
-                    is_dense=len(indices[part]) > dense_from * possible,
-                )
-            )
-        return cls(torch.from_numpy(free).to(device), torch.from_numpy(mask.copy()).to(device), tuple(blocks))
+    def serves(self, mask: NDArray[np.bool_], device: torch.device, choice: KernelChoice) -> bool:
+        """Whether the plan serves a call that has chosen its kernel."""
+        return (self.mask, self.device, self.choice.name) == (mask.tobytes(), device, choice.name)
 
 
-@dataclass(frozen=True)
-class _Update:
-    """One partition of a running call: weights, constant fields and buffers, all scaled by beta."""
+def _open(choice: KernelChoice) -> Kernel[Any]:
+    """The kernel of a name; compiled ones are imported when they are first needed."""
+    if choice.name == "packed":
+        from calo4pqvae.prior.kernels.packed import PackedBlocks  # compiles, so not before it is needed
 
-    block: _Block
-    weights: Tensor | tuple[Tensor, Tensor]  # per entry, or dense blocks before and after the own rows
-    constant: Tensor  # (rows, chains) or (rows, 1)
-    bits: Tensor  # int64, room for 32 random bits a free bit and chain
-    noise: Tensor  # (rows, chains)
-
-    def field(self, values: Tensor) -> Tensor:
-        """Couplers' part of the scaled field, (rows, chains)."""
-        if isinstance(self.weights, tuple):
-            rows = self.block.rows
-            return (self.weights[0] @ values[: rows.start]).addmm_(self.weights[1], values[rows.stop :])
-        if len(self.weights) == 0:
-            return torch.zeros_like(self.noise)
-        field: Tensor = embedding_bag(
-            self.block.indices,
-            values,
-            self.block.offsets,
-            mode="sum",
-            per_sample_weights=self.weights,
-            include_last_offset=True,
-        )
-        return field
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A call in progress: free bits as (free, chains), changed in place."""
-
-    plan: _Plan
-    values: Tensor
-    betas: Tensor | None  # (chains,) where chains differ in temperature
-    updates: tuple[_Update, ...]
-
-    @classmethod
-    def start(
-        cls,
-        machine: BoltzmannMachine,
-        plan: _Plan,
-        states: Tensor,
-        condition: Tensor | None,
-        beta: float | Tensor,
-    ) -> Self:
-        betas = beta.to(states) if isinstance(beta, Tensor) and beta.ndim > 0 else None
-        scale = 1.0 if betas is not None else float(beta)
-        couplings = scale * machine.couplings.detach().to(states)
-        constant = scale * machine.fields(condition).detach().to(states)
-        if bool(plan.held.any()):
-            constant = constant + coupling_field(states * plan.held, couplings, machine.neighbours)
-        constant = constant.reshape(-1, machine.n_nodes)[:, plan.free].t().contiguous()
-        if betas is not None:
-            constant = constant * betas
-        updates = tuple(_update(block, couplings, constant, len(states)) for block in plan.blocks)
-        return cls(plan, states[:, plan.free].t().contiguous(), betas, updates)
-
-    def sweep(self, generator: torch.Generator) -> None:
-        """Draws every partition once, in order."""
-        for update in self.updates:
-            field = update.field(self.values)
-            if self.betas is not None:
-                field.mul_(self.betas)
-            field.add_(update.constant).sigmoid_().mul_(2 * _HALF_RANGE).sub_(_HALF_RANGE)
-            update.bits.random_(-(2**63), None, generator=generator)
-            update.noise.copy_(update.bits.view(torch.int32)[: update.noise.numel()].view_as(update.noise))
-            torch.lt(update.noise, field, out=self.values[update.block.rows])
-
-    def finish(self, states: Tensor) -> Tensor:
-        """All bits, the clamped ones as they were, (chains, N)."""
-        result = states.clone()
-        result[:, self.plan.free] = self.values.t()
-        return result
-
-
-def _update(block: _Block, couplings: Tensor, constant: Tensor, n_chains: int) -> _Update:
-    n_rows = block.rows.stop - block.rows.start
-    entries = couplings[block.couplers]
-    weights: Tensor | tuple[Tensor, Tensor] = entries
-    if block.is_dense:
-        matrix = couplings.new_zeros(n_rows, len(constant))
-        rows = torch.repeat_interleave(block.offsets.diff().long())
-        matrix[rows, block.indices.long()] = entries
-        weights = (matrix[:, : block.rows.start].contiguous(), matrix[:, block.rows.stop :].contiguous())
-    n_pairs = (n_rows * n_chains + 1) // 2
-    return _Update(
-        block=block,
-        weights=weights,
-        constant=constant[block.rows],
-        bits=torch.empty(n_pairs, dtype=torch.int64, device=constant.device),
-        noise=torch.empty(n_rows, n_chains, device=constant.device),
-    )
+        return PackedBlocks(choice.precision)
+    if choice.name == "triton":
+        return TritonBlocks()
+    return TorchBlocks({"torch-sparse": 2.0, "torch-dense": 0.0}.get(choice.name, 0.4))
 
 
 def _as_mask(clamped: Tensor | NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -1,0 +1,1 @@
+"""Kernels of block Gibbs sampling: the same law, drawn in different ways."""

@@ -1,0 +1,127 @@
+r"""Which kernel makes the sweeps: by name, or by what it would cost.
+
+Costs of a sweep in nanoseconds, for n free bits of mean degree d, P partitions and C chains, from measurements on one
+x86-64 core with AVX-512 (``benchmarks/prior_kernels.py`` measures them again):
+
+- ``packed``: :math:`100{,}000 + 64 \lceil C / 64 \rceil\, n\, (0.3 + 0.015 d)`;
+- ``torch-sparse``: :math:`20{,}000\, P + C n\, (1.5 + 0.11 d)`;
+- ``torch-dense``: :math:`20{,}000\, P + C n\, (1.5 + 0.022 n)`.
+
+They are used to compare, so that their ratios matter and not their size. All kernels draw from the same law; with
+``int16`` couplings from that of the machine with rounded couplings. What was chosen, and why, is part of the result.
+"""
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from calo4pqvae.errors import ConfigError
+from calo4pqvae.prior.kernels.triton_sweeps import unavailable_because
+
+__all__ = ["KernelChoice", "KernelName", "Precision", "Workload", "choose_kernel"]
+
+KernelName = Literal["auto", "packed", "torch", "torch-sparse", "torch-dense", "triton"]
+Precision = Literal["float32", "int16"]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Size of a call.
+
+    Args:
+        n_free: Free bits.
+        mean_degree: Mean number of neighbours of a free bit.
+        n_chains: Chains.
+        n_partitions: Partitions of the graph.
+    """
+
+    n_free: int
+    mean_degree: float
+    n_chains: int
+    n_partitions: int
+
+    def costs(self) -> dict[KernelName, float]:
+        """Estimated nanoseconds of a sweep on one CPU core."""
+        updates = self.n_chains * self.n_free
+        full = 64 * -(-self.n_chains // 64) * self.n_free
+        start = 20_000.0 * self.n_partitions
+        return {
+            "packed": 100_000.0 + full * (0.3 + 0.015 * self.mean_degree),
+            "torch-sparse": start + updates * (1.5 + 0.11 * self.mean_degree),
+            "torch-dense": start + updates * (1.5 + 0.022 * self.n_free),
+        }
+
+
+@dataclass(frozen=True)
+class KernelChoice:
+    """The kernel that made the sweeps.
+
+    Args:
+        name: Its name.
+        precision: How it holds couplings.
+        reason: Why it was taken; names what is missing if it is a fallback.
+    """
+
+    name: KernelName
+    precision: Precision
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.precision}): {self.reason}"
+
+
+def choose_kernel(wanted: KernelName, precision: Precision, device: torch.device, workload: Workload) -> KernelChoice:
+    """Takes the named kernel, or the cheapest for ``"auto"``.
+
+    Args:
+        wanted: Name of a kernel, or ``"auto"``.
+        precision: How couplings are to be held; int16 is offered by ``packed`` alone.
+        device: Where the machine is.
+        workload: Size of the call.
+
+    Raises:
+        ConfigError: If the name or precision is unknown, or the kernel cannot run here.
+    """
+    if wanted not in get_args(KernelName) or precision not in get_args(Precision):
+        raise ConfigError(
+            f"kernel '{wanted}' with precision '{precision}' does not exist; kernels are "
+            f"{', '.join(get_args(KernelName))}, precisions {', '.join(get_args(Precision))}"
+        )
+    if wanted != "auto":
+        lack = _lack(wanted, device)
+        if lack:
+            raise ConfigError(f"kernel '{wanted}' cannot run here: {lack}; choose another kernel, or auto")
+        if precision == "int16" and wanted != "packed":
+            raise ConfigError(f"kernel '{wanted}' holds couplings in float32 only; use kernel 'packed' for int16")
+        return KernelChoice(wanted, precision, "asked for")
+    return _cheapest(precision, device, workload)
+
+
+def _cheapest(precision: Precision, device: torch.device, workload: Workload) -> KernelChoice:
+    fast: KernelName = "packed" if device.type == "cpu" else "triton"
+    lack = _lack(fast, device)
+    if precision == "int16" and (lack or fast != "packed"):
+        raise ConfigError(f"int16 couplings need kernel 'packed', which cannot run on {device}; use float32")
+    if precision == "int16":
+        return KernelChoice("packed", precision, "the kernel for int16 couplings")
+    if lack:
+        return KernelChoice("torch", precision, f"fallback from {fast}: {lack}")
+    if fast == "triton":
+        return KernelChoice("triton", precision, "fastest on this device")
+    costs = workload.costs()
+    name = min(costs, key=lambda key: costs[key])
+    others = ", ".join(f"{key} {cost / 1e3:.0f}" for key, cost in costs.items())
+    return KernelChoice(name, precision, f"least estimated cost (microseconds a sweep: {others})")
+
+
+def _lack(name: KernelName, device: torch.device) -> str:
+    """Why a kernel cannot run on a device; empty if it can."""
+    if name == "packed":
+        if device.type != "cpu":
+            return f"it runs on the CPU, the machine is on {device}"
+        return "" if importlib.util.find_spec("numba") else "numba is not installed"
+    if name == "triton":
+        return unavailable_because(device) or ""
+    return ""
