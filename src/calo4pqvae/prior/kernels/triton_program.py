@@ -13,7 +13,7 @@ but the compiler finds this only if the seven tests and the seven conditional ad
 does not keep; hence the few lines of assembly. They do what :func:`_add_plainly` does.
 
 **Random numbers** are Philox-4x32 with 7 rounds, the fewest with which it passes the BigCrush tests: the counter is
-(bit, word and quarter of a byte, sweep, 0), the key the seed, and all four results are used. A bit is one if
+(bit, chain / 4, sweep, 0), the key the seed, and the four results serve four chains. A bit is one if
 :math:`u (1 + e^{-\beta f}) < 1`, with :math:`u` one of the :math:`2^{23}` midpoints :math:`(k + 1/2) 2^{-23}`; it never
 is zero or one, so that an infinite field decides.
 
@@ -21,13 +21,13 @@ Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (20
 """
 
 # Triton's language is not annotated and knows no unpacking; arguments in capitals are constants of its compiler.
-# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call, assignment"
 # ruff: noqa: ANN001, ANN201, ANN202, N803, RUF005
 
 import triton
 import triton.language as tl
 
-__all__ = ["BITS", "adding_assembly", "gibbs_program", "is_interpreted", "philox"]
+__all__ = ["BITS", "adding_assembly", "gibbs_program", "is_interpreted"]
 
 BITS = 32  # chains a word
 _GROUP = 7  # bits that one instruction moves into predicates
@@ -57,7 +57,7 @@ _RESULTS = tl.constexpr((tl.float32,) * BITS)
 
 
 @triton.jit
-def philox(c0, c1, c2, c3, key_low, key_high, ROUNDS: tl.constexpr):
+def _philox(c0, c1, c2, c3, key_low, key_high, ROUNDS: tl.constexpr):
     """Four random words of counter and key, all uint32."""
     for _ in tl.static_range(ROUNDS):
         first = c0.to(tl.uint64) * 0xD2511F53
@@ -124,7 +124,7 @@ def _draw(fields, row, word, sweep, seed, rates, n_chains, CHAIN_RATE: tl.conste
     for c in tl.static_range(_BITS):
         if c % 4 == 0:
             part = (word * (_BITS // 4) + c // 4).to(tl.uint32)
-            random = philox(row.to(tl.uint32), part, zero + sweep, zero, key_low, key_high, _ROUNDS)
+            random = _philox(row.to(tl.uint32), part, zero + sweep, zero, key_low, key_high, _ROUNDS)
         between_one_and_two = ((random[c % 4] & 0x7FFFFF) | 0x3F800000).to(tl.float32, bitcast=True)
         uniform = between_one_and_two - 0.99999994039535522
         exponent = fields[c]

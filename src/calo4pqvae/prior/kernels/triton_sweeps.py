@@ -108,7 +108,7 @@ class NeighbourTable:
             raise PriorError(f"partitions that start at {bounds} do not make up {n} bits; give starts from 0 to {n}")
         counts = offsets.diff()
         on_host = counts.cpu()
-        degrees = [int(part.max()) if len(part) else 0 for part in on_host.split(list(sizes))]
+        degrees = [int(part.max()) if len(part) else 0 for part in torch.split(on_host, list(sizes))]
         depth = max(degrees) + _AHEAD
         if depth * n >= _MOST_ENTRIES:
             raise PriorError(f"{n} bits with up to {max(degrees)} neighbours are too many for this kernel; use torch")
@@ -140,7 +140,7 @@ class NeighbourTable:
         start, result = values.contiguous(), torch.empty_like(values, memory_format=torch.contiguous_format)
         n_words = -(-n_chains // program.BITS)
         nodes, words = self._shape(n_words, values.device, program.is_interpreted)
-        with torch.cuda.device_of(values):
+        with torch.cuda.device_of(values):  # type: ignore[no-untyped-call]
             program.gibbs_program[(-(-n_words // words),)](
                 start,
                 result,
