@@ -4,7 +4,14 @@ import torch
 
 from calo4pqvae.prior.topology import complete_topology
 from calo4pqvae.showers.geometry import Geometry, geometry
-from calo4pqvae.testing import all_states, assert_samples_boltzmann, synthetic_showers, tiny_machine
+from calo4pqvae.testing import (
+    all_states,
+    assert_chains_independent,
+    assert_pairs_independent,
+    assert_samples_boltzmann,
+    synthetic_showers,
+    tiny_machine,
+)
 
 
 def test_tiny_machine_has_the_awkward_parts() -> None:
@@ -29,6 +36,34 @@ def test_states_that_are_not_bits_or_not_held_fail() -> None:
     states[3, 0] = 1
     with pytest.raises(AssertionError, match="held bits vary"):
         assert_samples_boltzmann(states, machine, clamped=np.arange(8) == 0)
+
+
+def test_equal_draws_are_not_independent_and_bits_that_never_change_are_no_fault() -> None:
+    machine = tiny_machine()
+    with torch.no_grad():
+        machine.couplings.zero_()
+        machine.biases.zero_()
+        machine.biases[0] = 100.0
+    states = torch.randint(0, 2, (4000, 8), generator=torch.Generator().manual_seed(0)).float()
+    states[:, 0] = 1
+    assert_chains_independent(states, machine)
+    assert_pairs_independent(states[::2], states[1::2], machine)
+    with pytest.raises(AssertionError, match=r"pairs of draws are not independent: bit \d of one"):
+        assert_pairs_independent(states, states, machine)
+    with pytest.raises(AssertionError, match="chains 3 apart are not independent"):
+        assert_chains_independent(states[:1000].repeat_interleave(6, 0), machine, distances=[3])
+    assert_chains_independent(states.repeat(2, 1), machine, distances=[1, 2, 3999])
+    with pytest.raises(AssertionError, match="chains 4000 apart"):
+        assert_chains_independent(states.repeat(2, 1), machine)
+    with pytest.raises(AssertionError, match="too few draws"):
+        assert_chains_independent(states[:50], machine)
+
+
+@pytest.mark.parametrize("distances", [[0], [10], [], None])
+def test_distances_that_do_not_exist_are_refused(distances: list[int] | None) -> None:
+    states = torch.zeros(1 if distances is None else 10, 8)
+    with pytest.raises(AssertionError, match="no pairs"):
+        assert_chains_independent(states, tiny_machine(), distances=distances)
 
 
 @pytest.mark.parametrize(

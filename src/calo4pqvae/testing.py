@@ -10,6 +10,11 @@ units of its exact standard error: exact variances give it power against small e
 is a chi-square test over states, with rare states pooled: it sees what the moments do not. A test of means against a
 fixed tolerance would pass a beta that is 5 % wrong.
 
+Neither sees draws that follow the law and hang together. :func:`assert_chains_independent` and
+:func:`assert_pairs_independent` correlate every bit of one draw with every bit of another, with exact means and
+variances: of chains next to each other and at distances of powers of two, which is where shared lanes of a random
+generator would be, and of one chain at two times.
+
 :func:`tiny_machine` has what real machines have and square examples lack: unequal partitions, an irregular graph and
 a node without couplers. :func:`synthetic_showers` gives showers of roughly the right shape for any geometry, so that
 tests need no data.
@@ -17,6 +22,8 @@ tests need no data.
 
 import itertools
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,12 +38,20 @@ from calo4pqvae.prior.topology import Topology
 if TYPE_CHECKING:
     from calo4pqvae.showers.geometry import Geometry
 
-__all__ = ["all_states", "assert_samples_boltzmann", "synthetic_showers", "tiny_machine"]
+__all__ = [
+    "all_states",
+    "assert_chains_independent",
+    "assert_pairs_independent",
+    "assert_samples_boltzmann",
+    "synthetic_showers",
+    "tiny_machine",
+]
 
 FloatArray = NDArray[np.float64]
 
 _LEAST_EXPECTED = 5.0  # of a cell of the chi-square test
 _LEAST_VARIANCE = 25.0  # of a sum over all draws, below which its law is not yet normal
+_LEAST_COINCIDENCES = 100.0  # of two ones in pairs of draws, below which their correlation is not yet normal
 _HIT_ENERGY = 0.5  # MeV, mean of one synthetic hit
 _DEPTH = 20.0  # radiation lengths of a synthetic calorimeter
 
@@ -107,6 +122,124 @@ def assert_samples_boltzmann(
     Raises:
         AssertionError: If a state is not made of bits, a held bit varies, or a test fails.
     """
+    draws, law = _law(states, machine, clamped, beta, condition)
+    _check_moments(draws, law, alpha)
+    _check_states(draws, law, alpha)
+
+
+def assert_pairs_independent(
+    first: Tensor,
+    second: Tensor,
+    machine: BoltzmannMachine,
+    *,
+    clamped: Tensor | NDArray[np.bool_] | None = None,
+    beta: float = 1.0,
+    condition: Tensor | None = None,
+    alpha: float = 1e-4,
+) -> None:
+    r"""Fails unless draws of the exact law are independent of other draws of it, row by row.
+
+    With exact means and standard deviations of two statistics, over n pairs,
+
+    .. math:: \zeta_{ij} = \frac{1}{\sqrt{n}} \sum_k \frac{x_{ki} - \mu_i}{\sigma_i} \frac{y_{kj} - \mu_j}{\sigma_j}
+
+    is a standard normal number if they are. The statistics are all free bits, and whether the energy is above its
+    mean; pairs too rare to be normal are left out.
+
+    Args:
+        first: Draws x of different chains, bits (n, N).
+        second: Draws y, for example of the same chains many sweeps later, bits (n, N).
+        machine: The machine, with at most about 14 free bits.
+        clamped: Mask (N,) of held bits, whose values must be the same in all draws.
+        beta: Inverse temperature of the draws.
+        condition: Condition (n_c,) of the draws, if the machine has one.
+        alpha: Probability that right samples fail.
+
+    Raises:
+        AssertionError: If a state is not made of bits, a held bit varies, draws are too few, or the test fails.
+    """
+    n_pairs = len(first)
+    draws, law = _law(torch.cat([first, second]), machine, clamped, beta, condition)
+    table = law.standardised(draws)
+    _check_products({"the pairs of draws": (table[:n_pairs], table[n_pairs:])}, law, alpha)
+
+
+def assert_chains_independent(
+    states: Tensor,
+    machine: BoltzmannMachine,
+    *,
+    clamped: Tensor | NDArray[np.bool_] | None = None,
+    beta: float = 1.0,
+    condition: Tensor | None = None,
+    distances: Iterable[int] | None = None,
+    alpha: float = 1e-4,
+) -> None:
+    """Fails unless chains are independent of each other: :func:`assert_pairs_independent` of chains k and k + d.
+
+    Args:
+        states: One draw of every chain, bits (n, N), in the order in which the sampler holds the chains.
+        machine: The machine, with at most about 14 free bits.
+        clamped: Mask (N,) of held bits, whose values must be the same in all draws.
+        beta: Inverse temperature of the draws.
+        condition: Condition (n_c,) of the draws, if the machine has one.
+        distances: Distances d to test; powers of two and n / 2 if None.
+        alpha: Probability that right samples fail.
+
+    Raises:
+        AssertionError: If a state is not made of bits, a held bit varies, a distance does not exist, draws are too
+            few, or the test fails.
+    """
+    half = len(states) // 2
+    powers = {2**power for power in range(half.bit_length())} | {half}
+    steps = sorted(powers if distances is None else set(distances))
+    if not steps or steps[0] < 1 or steps[-1] >= len(states):
+        raise AssertionError(f"{len(states)} chains have no pairs {steps} apart")
+    draws, law = _law(states, machine, clamped, beta, condition)
+    table = law.standardised(draws)
+    _check_products({f"chains {step} apart": (table[:-step], table[step:]) for step in steps}, law, alpha)
+
+
+@dataclass(frozen=True)
+class _Law:
+    """The exact law of the free bits, from the formula."""
+
+    held: NDArray[np.bool_]  # (N,)
+    fields: list[float]
+    couplings: dict[tuple[int, int], float]
+    support: FloatArray  # (S, N)
+    probabilities: FloatArray  # (S,)
+
+    def energies(self, states: FloatArray) -> FloatArray:
+        return np.array([_energy(state, self.fields, self.couplings) for state in states])
+
+    def places(self, draws: FloatArray) -> NDArray[np.int64]:
+        """Number of every draw's state in the support."""
+        powers = 2 ** np.arange(int((~self.held).sum()))[::-1]
+        return (draws[:, ~self.held] @ powers).astype(np.int64)
+
+    def features(self) -> tuple[FloatArray, FloatArray]:
+        """Free bits and whether the energy is above its mean, of all states (S, F + 1), and their means."""
+        energies = self.energies(self.support)
+        is_high = energies > self.probabilities @ energies
+        features = np.column_stack([self.support[:, ~self.held], is_high])
+        return features, self.probabilities @ features
+
+    def standardised(self, draws: FloatArray) -> FloatArray:
+        """Features of draws in units of their exact standard deviation, from their exact mean; 0 where constant."""
+        features, means = self.features()
+        spread = np.sqrt(means * (1 - means))
+        scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-9)
+        scaled: FloatArray = (features[self.places(draws)] - means) * scale
+        return scaled
+
+
+def _law(
+    states: Tensor,
+    machine: BoltzmannMachine,
+    clamped: Tensor | NDArray[np.bool_] | None,
+    beta: float,
+    condition: Tensor | None,
+) -> tuple[FloatArray, _Law]:
     draws = states.detach().cpu().numpy().astype(np.float64)
     held = np.zeros(machine.n_nodes, dtype=bool) if clamped is None else np.asarray(clamped, dtype=bool)
     if not np.isin(draws, (0.0, 1.0)).all():
@@ -117,9 +250,28 @@ def assert_samples_boltzmann(
     fields, couplings = _parameters(machine, condition)
     energies = np.array([_energy(state, fields, couplings) for state in support])
     weights = np.exp(-beta * (energies - energies.min()))
-    probabilities = weights / weights.sum()
-    _check_moments(draws, support, probabilities, fields, couplings, alpha)
-    _check_states(draws, support, probabilities, held, alpha)
+    return draws, _Law(held, fields, couplings, support, weights / weights.sum())
+
+
+def _check_products(pairs: dict[str, tuple[FloatArray, FloatArray]], law: _Law, alpha: float) -> None:
+    _, means = law.features()
+    variances = means * (1 - means)
+    names = [f"bit {node}" for node in np.flatnonzero(~law.held)] + ["the energy"]
+    is_normal = {
+        label: np.outer(variances, variances) * len(first) > _LEAST_COINCIDENCES for label, (first, _) in pairs.items()
+    }
+    n_tests = sum(int(kept.sum()) for kept in is_normal.values())
+    if n_tests == 0:
+        raise AssertionError("there are too few draws to see whether they are independent")
+    limit = float(stats.norm.isf(alpha / (2 * n_tests)))
+    for label, (first, second) in pairs.items():
+        scores = np.where(is_normal[label], first.T @ second / math.sqrt(len(first)), 0.0)
+        i, j = np.unravel_index(np.abs(scores).argmax(), scores.shape)
+        if abs(scores[i, j]) > limit:
+            raise AssertionError(
+                f"{label} are not independent: {names[i]} of one and {names[j]} of the other are correlated by "
+                f"{scores[i, j]:+.1f} standard errors, limit {limit:.1f}"
+            )
 
 
 def _support(first: FloatArray, held: NDArray[np.bool_]) -> FloatArray:
@@ -150,26 +302,19 @@ def _energy(state: FloatArray, fields: list[float], couplings: dict[tuple[int, i
     return float(energy)
 
 
-def _check_moments(
-    draws: FloatArray,
-    support: FloatArray,
-    probabilities: FloatArray,
-    fields: list[float],
-    couplings: dict[tuple[int, int], float],
-    alpha: float,
-) -> None:
+def _check_moments(draws: FloatArray, law: _Law, alpha: float) -> None:
     def statistics(states: FloatArray) -> dict[str, FloatArray]:
         table = {f"bit {i}": states[:, i] for i in range(states.shape[1])}
-        table |= {f"pair ({i}, {j})": states[:, i] * states[:, j] for i, j in couplings}
-        table["energy"] = np.array([_energy(state, fields, couplings) for state in states])
+        table |= {f"pair ({i}, {j})": states[:, i] * states[:, j] for i, j in law.couplings}
+        table["energy"] = law.energies(states)
         return table
 
     seen, counts = np.unique(draws, axis=0, return_counts=True)
-    exact, drawn = statistics(support), statistics(seen)
+    exact, drawn = statistics(law.support), statistics(seen)
     scores: dict[str, float] = {}
     for name, values in exact.items():
-        mean = float(probabilities @ values)
-        variance = float(probabilities @ (values - mean) ** 2)
+        mean = float(law.probabilities @ values)
+        variance = float(law.probabilities @ (values - mean) ** 2)
         if variance * len(draws) > _LEAST_VARIANCE:
             mean_drawn = float(counts @ drawn[name]) / len(draws)
             scores[name] = (mean_drawn - mean) / math.sqrt(variance / len(draws))
@@ -181,12 +326,9 @@ def _check_moments(
         )
 
 
-def _check_states(
-    draws: FloatArray, support: FloatArray, probabilities: FloatArray, held: NDArray[np.bool_], alpha: float
-) -> None:
-    place = 2 ** np.arange(int((~held).sum()))[::-1]
-    observed = np.bincount((draws[:, ~held] @ place).astype(np.int64), minlength=len(support)).astype(np.float64)
-    expected = probabilities * len(draws)
+def _check_states(draws: FloatArray, law: _Law, alpha: float) -> None:
+    observed = np.bincount(law.places(draws), minlength=len(law.support)).astype(np.float64)
+    expected = law.probabilities * len(draws)
     order = np.argsort(expected)
     n_rare = int((expected < _LEAST_EXPECTED).sum())
     while 0 < n_rare < len(order) and expected[order[:n_rare]].sum() < _LEAST_EXPECTED:

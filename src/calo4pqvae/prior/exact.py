@@ -7,18 +7,23 @@ r"""Exact laws of small machines by summing over all states.
 the sum over the bits that are not clamped, in float64 with the largest exponent taken out. The cost doubles
 with every free bit: 20 take about a second, 22 are the limit. This is the oracle that samplers, gradients and
 estimators of the partition function are compared with; it knows the variances too, because tests without them
-have no power.
+have no power. :class:`ExactSampler` draws from it, independently and at once. Graphs that are nearly trees need no
+enumeration: :mod:`~calo4pqvae.prior.treewidth`.
 """
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from calo4pqvae.errors import PriorError
+from calo4pqvae.prior.chains import check_call, clamp_mask, distinct_laws, fair_coins
+from calo4pqvae.prior.gibbs import GibbsState
 from calo4pqvae.prior.machine import BoltzmannMachine
 
-__all__ = ["ExactLaw", "enumerate_machine"]
+__all__ = ["ExactLaw", "ExactSampler", "enumerate_machine"]
 
 MAX_FREE_BITS = 22
 _CHUNK = 1 << 14
@@ -130,6 +135,72 @@ def enumerate_machine(
         energy_mean=float(energy_mean),
         energy_variance=float(probabilities @ (energies - energy_mean).square()),
     )
+
+
+class ExactSampler:
+    """Independent draws from the enumerated law; holds no generator.
+
+    Chains with equal held bits and condition share one enumeration; a call with many different ones takes as many.
+
+    Args:
+        machine: The machine, with at most 22 free bits in every call; its parameters are read anew each time.
+    """
+
+    def __init__(self, machine: BoltzmannMachine) -> None:
+        self.machine = machine
+
+    def init(self, n_chains: int, generator: torch.Generator) -> GibbsState:
+        """Fair coins, which carry the held bits if some are set and are forgotten otherwise.
+
+        Args:
+            n_chains: Number of draws, at least one.
+            generator: Source of randomness, on the machine's device.
+
+        Raises:
+            PriorError: If there is no chain.
+        """
+        return GibbsState(fair_coins(self.machine, n_chains, generator))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        state: GibbsState,
+        n_sweeps: int,
+        generator: torch.Generator,
+        clamped: Tensor | NDArray[np.bool_] | None = None,
+        condition: Tensor | None = None,
+        beta: float = 1.0,
+    ) -> GibbsState:
+        """Fresh independent draws.
+
+        Args:
+            state: Gives the number of draws and the values of held bits; its free bits are not used.
+            n_sweeps: 0 gives the state back; any other number gives one draw a chain.
+            generator: Source of randomness, on the machine's device.
+            clamped: Mask (N,) of the bits to hold.
+            condition: c of every draw, shape (chains, n_c), if the machine has a condition.
+            beta: Inverse temperature.
+
+        Raises:
+            PriorError: If there are too many free bits, a shape does not fit, a parameter is not finite, or
+                ``n_sweeps`` is negative.
+        """
+        check_call(self.machine, state.states, n_sweeps, condition)
+        mask = clamp_mask(clamped, self.machine.n_nodes)
+        if n_sweeps == 0:
+            return state
+        states, device = state.states.cpu(), self.machine.device
+        members, group = distinct_laws(states, mask, condition)
+        draws = torch.empty_like(states)
+        for index, member in enumerate(members.tolist()):
+            row = None if condition is None else condition[member]
+            law = enumerate_machine(self.machine, row, mask, states[member], beta)
+            chains = torch.nonzero(group == index).squeeze(1)
+            odds = law.probabilities.to(device)
+            picks = torch.multinomial(odds, len(chains), replacement=True, generator=generator).cpu()
+            draws[chains] = law.held.float()
+            draws[chains[:, None], law.free_nodes] = law.free_states[picks].float()
+        return GibbsState(draws.to(device))
 
 
 def _held(n_nodes: int, clamped: Tensor | None, values: Tensor | None) -> tuple[Tensor, Tensor]:

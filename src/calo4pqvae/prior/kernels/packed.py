@@ -17,7 +17,6 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +37,7 @@ __all__ = ["PackedBlocks", "Rounding", "rounding"]
 _LOG2_E = math.log2(math.e)
 _SWEEPS_AT_A_TIME = 1000  # compiled code cannot be interrupted; about a second
 _STREAM_WORDS = 4
+_LEAST_SHARED = 20_000  # words to draw from which starting threads pays: about half a millisecond
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ class PackedBlocks:
         if words is None:
             raise PriorError("chain states must be zeros and ones; round them first")
         work = _Work.of(plan, call, words, self.precision)
-        n_threads = min(torch.get_num_threads(), len(words))
+        is_short = len(words) * len(plan.rows.nodes) * call.n_sweeps < _LEAST_SHARED
+        n_threads = 1 if is_short else min(torch.get_num_threads(), len(words))
         if n_threads == 1:
             for block in range(len(words)):
                 work.sweep(block)
@@ -123,16 +124,13 @@ class PackedPlan:
 
 @dataclass(frozen=True)
 class _Work:
-    """The arrays of a running call; those of a block are its rows."""
+    """A running call: what the compiled code reads for each block, and the arrays that must outlive it."""
 
-    plan: PackedPlan
-    n_sweeps: int
     sweeper: Callable[..., None]
-    shared: dict[str, Any]  # arrays and numbers that all blocks read
-    words: Words  # (blocks, N)
-    fields: NDArray[np.float32]  # (rows,) or (blocks, rows, 64)
-    rates: NDArray[np.float32]  # (blocks, 64)
-    streams: NDArray[np.int32]  # (blocks, 4, 64)
+    groups: NDArray[np.int64]
+    tables: NDArray[np.int64]  # (blocks, entries of TABLE)
+    n_sweeps: int
+    arrays: tuple[NDArray[np.generic], ...]
 
     @classmethod
     def of(cls, plan: PackedPlan, call: SweepCall, words: Words, precision: Precision) -> "_Work":
@@ -140,44 +138,48 @@ class _Work:
         common, own, step = _weights(plan, call.couplings, precision)
         betas = torch.full((len(call.states),), float(call.beta)) if call.betas is None else call.betas
         largest = float(betas.abs().max())
-        limit = MAX_EXPONENT / (_LOG2_E * largest) if largest > 0 else MAX_EXPONENT
         fields = call.fields.detach().to(torch.float32).numpy()
-        shape = (n_blocks, _STREAM_WORDS, BLOCK)
-        shared = {
+        is_wide = fields.ndim > 1
+        by_block: dict[str, NDArray[np.generic]] = {
+            "words": words,
+            "fields": _by_block(fields[:, rows.nodes], n_blocks) if is_wide else fields[rows.nodes],
+            "rates": -_LOG2_E * _padded(betas.numpy(), n_blocks).reshape(n_blocks, BLOCK),
+            "streams": _streams(n_blocks, call.generator),
+        }
+        same: dict[str, NDArray[np.generic]] = {
             "common": plan.common,
             "common_weights": common,
             "own": plan.own,
             "own_weights": own,
             "own_offsets": rows.own_offsets,
             "places": plan.places,
-            "is_wide": int(fields.ndim > 1),
-            "step": _bits(step),
-            "limit": _bits(limit),
         }
-        return cls(
-            plan=plan,
-            n_sweeps=call.n_sweeps,
-            sweeper=sweep_float32 if precision == "float32" else sweep_int16,
-            shared=shared,
-            words=words,
-            fields=_by_block(fields[:, rows.nodes], n_blocks) if fields.ndim > 1 else fields[rows.nodes],
-            rates=-_LOG2_E * _padded(betas.numpy(), n_blocks).reshape(n_blocks, BLOCK),
-            streams=torch.randint(-(2**31), 2**31, shape, generator=call.generator, dtype=torch.int32).numpy(),
-        )
+        limit = MAX_EXPONENT / (_LOG2_E * largest) if largest > 0 else MAX_EXPONENT
+        numbers = {"is_wide": int(is_wide), "step": _bits(step), "limit": _bits(limit)}
+        table = numbers | {name: _address(array) for name, array in (same | by_block).items()}
+        tables = np.tile(np.array([table[name] for name in TABLE], dtype=np.int64), (n_blocks, 1))
+        for name, array in by_block.items():
+            if name != "fields" or is_wide:
+                tables[:, TABLE.index(name)] += np.arange(n_blocks) * (array.nbytes // n_blocks)
+        arrays = (*same.values(), *by_block.values())
+        sweeper = sweep_float32 if precision == "float32" else sweep_int16
+        return cls(sweeper, rows.groups, tables, call.n_sweeps, arrays)
 
     def sweep(self, block: int) -> None:
         """Runs all sweeps of one block of chains."""
-        fields = self.fields if self.fields.ndim == 1 else self.fields[block]
-        own = {"words": self.words[block], "fields": fields, "rates": self.rates[block], "streams": self.streams[block]}
-        entries = self.shared | own
-        table = np.array([_entry(entries[name]) for name in TABLE], dtype=np.int64)
         for start in range(0, self.n_sweeps, _SWEEPS_AT_A_TIME):
-            self.sweeper(table, self.plan.rows.groups, min(_SWEEPS_AT_A_TIME, self.n_sweeps - start))
+            self.sweeper(self.tables[block], self.groups, min(_SWEEPS_AT_A_TIME, self.n_sweeps - start))
 
 
-def _entry(value: Any) -> int:  # noqa: ANN401
-    """Address of an array, or a number as it is."""
-    return value if isinstance(value, int) else int(value.ctypes.data)
+def _address(array: NDArray[np.generic]) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _streams(n_blocks: int, generator: torch.Generator) -> NDArray[np.int32]:
+    """Fresh generator states of all chains, (blocks, 4, 64)."""
+    shape = (n_blocks, _STREAM_WORDS, BLOCK)
+    drawn: NDArray[np.int32] = torch.randint(-(2**31), 2**31, shape, generator=generator, dtype=torch.int32).numpy()
+    return drawn
 
 
 def _bits(value: float) -> int:
