@@ -177,7 +177,8 @@ def generate(
     def bits_of(chunk: int, part: Tensor) -> Tensor:
         return model.draw_bits(part, source, sweeps, stream(seed, "bits", chunk, device=model.device))
 
-    attributes = _attributes(model, seed) | {"prior": source, "n_sweeps": sweeps}
+    kernel = model.prior.sampler.choose(min(len(energies), model.config.generation.chunk), model.prior.clamped)
+    attributes = _attributes(model, seed) | {"prior": source, "n_sweeps": sweeps, "sampling_kernel": str(kernel)}
     return _stream_showers(model, energies, out, bits_of, seed, attributes, progress, model.gains.get(source))
 
 

@@ -204,7 +204,8 @@ def train_prior(shop: Shop) -> None:
         shop.report("prior", learner.n_done, config.updates, numbers)
         if learner.n_done % _WATCH_EVERY == 0 or learner.n_done == config.updates:
             seen = _watch_prior(shop, learner, posterior)
-            shop.log({"stage": "prior", "update": learner.n_done, **_finite(asdict(seen))})
+            kernel = str(shop.prior.sampler.choice)
+            shop.log({"stage": "prior", "update": learner.n_done, "kernel": kernel, **_finite(asdict(seen))})
             guard.check(seen.energy_data, seen.energy_model, seen.energy_spread)
         if learner.n_done % config.checkpoint_every == 0 and learner.n_done < config.updates:
             _save_learning(shop, learner)
@@ -386,7 +387,14 @@ def _prior_learner(shop: Shop, bit_means: Tensor) -> PriorLearner:
         weight_decay=config.weight_decay,
     )
     generator = stream(shop.seed, "chains", device=shop.fabric.device)
-    return PriorLearner(shop.prior.machine, settings, generator, shop.prior.clamped, n_steps=config.updates)
+    return PriorLearner(
+        shop.prior.machine,
+        settings,
+        generator,
+        shop.prior.clamped,
+        n_steps=config.updates,
+        sampler=shop.prior.sampler,
+    )
 
 
 def _joint_learner(shop: Shop) -> PriorLearner:
@@ -404,7 +412,7 @@ def _joint_learner(shop: Shop) -> PriorLearner:
         weight_decay=config.weight_decay,
     )
     generator = stream(shop.seed, "joint chains", device=shop.fabric.device)
-    return PriorLearner(shop.prior.machine, settings, generator, shop.prior.clamped)
+    return PriorLearner(shop.prior.machine, settings, generator, shop.prior.clamped, sampler=shop.prior.sampler)
 
 
 def _save_learning(shop: Shop, learner: PriorLearner) -> None:

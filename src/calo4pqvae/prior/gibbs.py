@@ -150,19 +150,31 @@ class BlockGibbsSampler:
         )
         return GibbsState.of_bits(prepared.kernel.run(prepared.plan, call))
 
+    def choose(self, n_chains: int, clamped: NDArray[np.bool_] | None = None) -> KernelChoice:
+        """The kernel that a call of some size takes.
+
+        Args:
+            n_chains: Number of chains.
+            clamped: Mask (N,) of the bits to hold.
+
+        Raises:
+            ConfigError: If the kernel that was asked for cannot run here.
+        """
+        topology = self.machine.topology
+        n_free = topology.n_nodes if clamped is None else int((~clamped).sum())
+        degree = 2 * topology.n_edges / max(1, topology.n_nodes)
+        workload = Workload(n_free, degree, n_chains, topology.n_partitions)
+        return choose_kernel(self.kernel, self.precision, self.machine.device, workload)
+
     def _prepare(self, mask: NDArray[np.bool_], n_chains: int) -> "_Prepared":
         """Keeps the lists of the latest mask: calls of few sweeps would otherwise spend their time on them."""
         device = self.machine.device
         if self._latest is not None and self._latest.fits(mask, device, n_chains):
             return self._latest
-        topology = self.machine.topology
-        n_free = int((~mask).sum())
-        degree = 2 * topology.n_edges / max(1, topology.n_nodes)
-        workload = Workload(n_free, degree, n_chains, topology.n_partitions)
-        self.choice = choose_kernel(self.kernel, self.precision, device, workload)
+        self.choice = self.choose(n_chains, mask)
         if self._latest is None or not self._latest.serves(mask, device, self.choice):
             kernel = _open(self.choice)
-            plan = kernel.plan(topology, mask, device)
+            plan = kernel.plan(self.machine.topology, mask, device)
             self._latest = _Prepared(self.choice, kernel, plan, mask.tobytes(), device)
         self._latest.sizes.add(n_chains)
         return self._latest
