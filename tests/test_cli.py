@@ -33,7 +33,7 @@ from tests.small_runs import (
 
 Command = Callable[..., tuple[int, str, str]]
 
-COMMANDS = ("demo", "train", "generate", "reconstruct", "evaluate", "report", "data", "config")
+COMMANDS = ("demo", "train", "generate", "reconstruct", "evaluate", "compare", "report", "data", "config")
 SUBCOMMANDS = ("data info", "data validate", "data fetch", "config list", "config show")
 
 
@@ -227,8 +227,29 @@ def test_evaluate_two_files(tmp_path: Path, command: Command) -> None:
     energies, showers = bundled_rows("heldout", 400)
     reference = write_showers(tmp_path / "geant4.hdf5", energies[:200], showers[:200])
     other = write_showers(tmp_path / "other.hdf5", energies[200:], showers[200:])
-    code, out, error = command("evaluate", str(reference), str(other), "--out", str(tmp_path / "report"))
+    asked = ["--metrics", "separation,distances", "--out", str(tmp_path / "report")]
+    code, out, error = command("evaluate", str(reference), str(other), *asked)
     assert code == 0, error
     assert {"report.html", "metrics.json"} <= {path.name for path in (tmp_path / "report").iterdir()}
     assert f"report: {tmp_path / 'report' / 'report.html'}" in out
-    json.loads((tmp_path / "report" / "metrics.json").read_text(encoding="utf-8"))
+    assert "FPD x 1000" in out
+    content = json.loads((tmp_path / "report" / "metrics.json").read_text(encoding="utf-8"))
+    judged = content["sections"]["referee"]
+    assert judged["context"]["command"].startswith("calo4pqvae evaluate geant4.hdf5 other.hdf5 --metrics")
+    assert str(tmp_path) not in json.dumps(judged)
+
+
+@pytest.mark.slow
+def test_compare_a_run_and_a_file(showers: Path, tmp_path: Path, command: Command) -> None:
+    run = tmp_path / "mine"
+    train(tiny_config(showers, {"data.heldout": str(showers)}), run)
+    assert command("report", str(run), "--n", "150", "--device", "cpu")[0] == 0
+    energies, voxels = bundled_rows("heldout", 200)
+    other = write_showers(tmp_path / "other.hdf5", energies, voxels)
+    asked = ["--reference", str(showers), "--metrics", "separation", "--out", str(tmp_path / "both")]
+    code, out, error = command("compare", str(run), str(other), *asked)
+    assert code == 0, error
+    assert "Models side by side" in out
+    page = (tmp_path / "both" / "report.html").read_text(encoding="utf-8")
+    for words in ("mine", "other", "CaloDREAM †", "Geant4, halves"):
+        assert words in page

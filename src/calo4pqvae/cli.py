@@ -4,21 +4,19 @@ Bad input gives one line on standard error and exit code 2; an interruption says
 """
 
 import os
+import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from calo4pqvae import __version__
 from calo4pqvae.errors import CaloError
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from calo4pqvae.prior_commands import prior_app
+from calo4pqvae.terminal import bars as progress_bars
+from calo4pqvae.terminal import complaints, console
 
 __all__ = ["main"]
 
@@ -32,9 +30,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at, check and fetch show
 config_app = typer.Typer(no_args_is_help=True, help="Presets and settings.")
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
-
-console = Console(quiet=os.environ.get("RANK", "0") != "0")  # one of several processes speaks for all
-complaints = Console(stderr=True)
+app.add_typer(prior_app, name="prior")
 
 _INTERRUPTED = 130  # the exit code that typer makes of Ctrl-C
 _UsageError: Any = typer.BadParameter.__mro__[1]  # of a command line that cannot be parsed; typer gives it no name
@@ -42,6 +38,15 @@ _UsageError: Any = typer.BadParameter.__mro__[1]  # of a command line that canno
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 DatasetOption = Annotated[str, typer.Option("--dataset", help="Built-in geometry or binning XML file.")]
+ReferenceArgument = Annotated[str, typer.Argument(help="Geant4 showers that the model never saw; or 'bundled'.")]
+ReportOption = Annotated[Path, typer.Option(help="Folder of the report.")]
+EvaluationSeedOption = Annotated[int, typer.Option(help="Seed of splits, bootstraps and classifiers.")]
+MetricsOption = Annotated[
+    str,
+    typer.Option(help="default, all, or of distances,separation,wasserstein,prdc,correlations,calo4pqvae-226."),
+]
+ClassifiersOption = Annotated[str, typer.Option(help="off, quick, or full (the challenge's networks).")]
+OfficialOption = Annotated[bool, typer.Option("--official", help="The reference is the data set's official file.")]
 
 
 def main() -> None:
@@ -153,7 +158,7 @@ def generate(
     chosen = model.config.generation.seed if seed is None else seed
     limits = (model.config.data.energy_min_mev, model.config.data.energy_max_mev)
     incident = parse_energies(energies, n, chosen, limits)
-    with _bars() as bars:
+    with progress_bars() as bars:
         rate = generate_showers(
             model,
             incident,
@@ -179,7 +184,7 @@ def reconstruct(
     from calo4pqvae.generation import reconstruct as reconstruct_showers
 
     model = load_model(run, _known_device(device))
-    with _bars() as bars:
+    with progress_bars() as bars:
         rate = reconstruct_showers(
             model, showers, out, seed=seed, progress=lambda done, total: bars.show("reconstructing", done, total)
         )
@@ -188,25 +193,34 @@ def reconstruct(
 
 @app.command()
 def evaluate(
-    reference: Annotated[Path, typer.Argument(help="Geant4 showers that the model never saw.")],
+    reference: ReferenceArgument,
     generated: Annotated[list[Path], typer.Argument(help="Files of generated showers.")],
-    out: Annotated[Path, typer.Option(help="Folder of the report.")],
+    out: ReportOption,
     dataset: DatasetOption = "ds2",
-    seed: Annotated[int, typer.Option(help="Seed of splits and bootstraps.")] = 1,
+    seed: EvaluationSeedOption = 1,
+    metrics: MetricsOption = "default",
+    classifiers: ClassifiersOption = "off",
+    official: OfficialOption = False,
+    device: DeviceOption = "auto",
 ) -> None:
     """Compare shower files with a Geant4 file and write report.html and metrics.json."""
-    from calo4pqvae.errors import ConfigError
-    from calo4pqvae.evaluation.compare import evaluate_files
-    from calo4pqvae.showers.geometry import geometry
+    _evaluate(reference, generated, out, dataset, seed, (metrics, classifiers, official, device))
 
-    names = {path.stem: path for path in generated}
-    if len(names) < len(generated):
-        raise ConfigError("two generated files have the same name, which would name both samples: rename one")
-    with _bars() as bars:
-        result = evaluate_files(
-            reference, names, geometry(dataset), out, seed=seed, progress=lambda *step: bars.show(*step)
-        )
-    _print_result(result, None)
+
+@app.command()
+def compare(
+    models: Annotated[list[Path], typer.Argument(help="Run directories with a report, or files of showers.")],
+    reference: Annotated[str, typer.Option(help="Geant4 showers that no model saw; or 'bundled'.")],
+    out: ReportOption,
+    dataset: DatasetOption = "ds2",
+    seed: EvaluationSeedOption = 1,
+    metrics: MetricsOption = "default",
+    classifiers: ClassifiersOption = "off",
+    official: OfficialOption = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Set several models beside each other and beside published ones, in one report."""
+    _evaluate(reference, models, out, dataset, seed, (metrics, classifiers, official, device))
 
 
 @app.command()
@@ -261,7 +275,7 @@ def data_fetch(
     """Fetch an official CaloChallenge record by its DOI; a broken download goes on where it stopped."""
     from calo4pqvae.showers.fetch import ZENODO, fetch
 
-    with _bars() as bars:
+    with progress_bars() as bars:
         paths = fetch(name, out, base_url or ZENODO, progress=lambda *step: bars.show(*step))
     for path in paths:
         console.print(str(path), soft_wrap=True)
@@ -286,47 +300,11 @@ def config_show(
     sys.stdout.write(load_config(config, settings or []).to_toml())
 
 
-class _Bars:
-    """Progress bars, one a task, on standard error."""
-
-    def __init__(self, progress: "Progress") -> None:
-        self._progress = progress
-        self._tasks: dict[str, Any] = {}
-
-    def show(self, name: str, done: int, total: int, note: str = "") -> None:
-        """Moves the bar called ``name``."""
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=total, note="")
-        self._progress.update(self._tasks[name], completed=done, total=total, note=note)
-
-
-@contextmanager
-def _bars() -> Iterator[_Bars]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description:<24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    try:
-        with Progress(*columns, console=complaints, disable=console.quiet) as progress:
-            try:
-                yield _Bars(progress)
-            except BaseException:
-                complaints.quiet = not complaints.is_terminal  # in a log, the complaint shall stand alone
-                raise
-    finally:
-        complaints.quiet = False
-
-
 def _train(config: Any, out: Path, *, resume: bool, overwrite: bool) -> None:  # noqa: ANN401
     from calo4pqvae.training import train as train_model
 
     console.print(f"training into {out}; it may be interrupted: calo4pqvae train --resume {out}", soft_wrap=True)
-    with _bars() as bars:
+    with progress_bars() as bars:
 
         def tell(stage: str, done: int, total: int, numbers: Any) -> None:  # noqa: ANN401
             bars.show(stage, done, total, "  ".join(f"{name} {value:.1f}" for name, value in numbers.items()))
@@ -335,10 +313,51 @@ def _train(config: Any, out: Path, *, resume: bool, overwrite: bool) -> None:  #
     console.print(f"trained model in {run.path}", soft_wrap=True)
 
 
+def _evaluate(
+    reference: str,
+    models: list[Path],
+    out: Path,
+    dataset: str,
+    seed: int,
+    asked: tuple[str, str, bool, str],
+) -> None:
+    from calo4pqvae.dataset import resolve_file
+    from calo4pqvae.evaluation.compare import evaluate_files
+    from calo4pqvae.evaluation.referee import ALL_GROUPS, DEFAULT_GROUPS, RefereeSettings
+    from calo4pqvae.evaluation.report import ReportExtras
+    from calo4pqvae.run_report import generated_files
+    from calo4pqvae.showers.geometry import geometry
+
+    metrics, classifiers, official, device = asked
+    groups = {"default": DEFAULT_GROUPS, "all": ALL_GROUPS}.get(metrics, tuple(metrics.split(",")))
+    settings = RefereeSettings(
+        groups=groups,
+        classifiers=classifiers,  # type: ignore[arg-type]
+        seed=seed,
+        is_official=official,
+        device=_known_device(device),
+    )
+    words = [Path(word).name if os.sep in word else word for word in sys.argv[1:]]  # no place of a machine is recorded
+    path, origin = resolve_file(reference, "heldout")
+    with progress_bars() as bars:
+        result = evaluate_files(
+            path,
+            generated_files(models),
+            geometry(dataset),
+            out,
+            extras=ReportExtras(data_note=origin) if reference == "bundled" else None,
+            referee=settings,
+            context={"command": shlex.join(["calo4pqvae", *words])},
+            seed=seed,
+            progress=lambda *step: bars.show(*step),
+        )
+    _print_result(result, None)
+
+
 def _report(run: Path, n_generated: int, seed: int, device: str) -> None:
     from calo4pqvae.run_report import report_run
 
-    with _bars() as bars:
+    with progress_bars() as bars:
         result = report_run(run, n_generated=n_generated, seed=seed, device=_known_device(device), progress=bars.show)
     _print_result(result.evaluation, result.information)
     console.print(f"generation: {result.showers_per_second:.0f} showers/s", soft_wrap=True)

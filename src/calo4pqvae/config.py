@@ -37,6 +37,8 @@ __all__ = [
 
 BUNDLED = "bundled"
 
+MetricGroup = Literal["distances", "separation", "wasserstein", "prdc", "correlations", "calo4pqvae-226"]
+
 Positive = Field(gt=0)
 Fraction = Field(ge=0, lt=1)
 
@@ -129,6 +131,12 @@ class PriorConfig(Section):
     size: int | None = Field(None, gt=0, description="m of Z_m or P_m; default: the smallest that fits")
     whole_chip: bool = Field(False, description="use every working qubit of the chip")
     missing: str | None = Field(None, description="working-graph file with missing qubits and couplers")
+    kernel: Literal["auto", "packed", "torch", "torch-sparse", "torch-dense", "triton"] = Field(
+        "auto", description="what makes the sweeps; auto takes the cheapest"
+    )
+    precision: Literal["float32", "int16"] = Field(
+        "float32", description="how couplings are held while sampling; int16 is faster and rounds them"
+    )
     coupling_std: float = Field(0.01, ge=0, description="spread of the couplings at the start")
     method: Literal["pcd", "cd"] = "pcd"
     gradient: Literal["plain", "centred"] = "centred"
@@ -188,6 +196,11 @@ class EvaluationConfig(Section):
 
     n_generated: int = Field(6000, gt=0)
     seed: int = Field(1, ge=0)
+    metrics: tuple[MetricGroup, ...] = Field(
+        ("distances", "separation", "wasserstein", "prdc", "correlations"),
+        description="groups of the full set of metrics in the report of a run",
+    )
+    classifiers: Literal["off", "quick", "full"] = Field("off", description="form of the binary classifiers")
 
 
 class Config(Section):

@@ -6,6 +6,7 @@ code itself are left to Python's own exceptions, so that they are never mistaken
 """
 
 __all__ = [
+    "AnnealerError",
     "CaloError",
     "CheckpointError",
     "ConfigError",
@@ -47,3 +48,7 @@ class PriorError(CaloError):
 
 class DivergenceError(CaloError):
     """Training left the region in which its numbers mean anything and was stopped."""
+
+
+class AnnealerError(CaloError):
+    """A problem, a chip or a call of an annealer, real or emulated, cannot be used or has failed."""

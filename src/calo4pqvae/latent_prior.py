@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from calo4pqvae.condition import EnergyCode
 from calo4pqvae.config import Config
 from calo4pqvae.errors import PriorError
-from calo4pqvae.prior.chips import chip_topology, load_missing
+from calo4pqvae.prior.chips import chip_topology, load_missing, smallest_chip
 from calo4pqvae.prior.gibbs import BlockGibbsSampler, GibbsState
 from calo4pqvae.prior.machine import BoltzmannMachine
 from calo4pqvae.prior.regions import arrange_in_regions
@@ -25,7 +25,6 @@ from calo4pqvae.prior.topology import Topology, complete_topology, independent_t
 __all__ = ["LatentPrior", "build_topology", "independent_baseline"]
 
 _DEFAULT_FOLDED_BITS = 32
-_LARGEST_CHIP = 30
 
 
 class LatentPrior(nn.Module):
@@ -52,7 +51,7 @@ class LatentPrior(nn.Module):
         data = config.data
         self.code = EnergyCode(config.condition.code, n_code, data.energy_min_mev, data.energy_max_mev)
         self.machine = BoltzmannMachine(topology, 0 if self.is_clamped else n_code)
-        self.sampler = BlockGibbsSampler(self.machine)
+        self.sampler = BlockGibbsSampler(self.machine, config.prior.kernel, config.prior.precision)
         self.clamped: NDArray[np.bool_] = np.zeros(topology.n_nodes, dtype=np.bool_)
         if self.is_clamped:
             self.clamped[topology.slices[0]] = True
@@ -137,7 +136,7 @@ def _chip(config: Config, family: Literal["zephyr", "pegasus"], sizes: tuple[int
         return chip_topology(family, chip_size, wanted, missing=missing)
     if wanted is None:
         raise PriorError("prior.whole_chip needs prior.size, for example 12 for Zephyr or 16 for Pegasus")
-    return chip_topology(family, _smallest_chip(family, sizes), wanted)
+    return chip_topology(family, smallest_chip(family, sizes), wanted)
 
 
 def independent_baseline(prior: LatentPrior, config: Config, bit_means: Tensor) -> LatentPrior:
@@ -147,12 +146,3 @@ def independent_baseline(prior: LatentPrior, config: Config, bit_means: Tensor) 
     means = torch.cat([torch.full((n_held,), 0.5), bit_means.cpu()])
     baseline.machine.initialise(means, 0.0, Generator().manual_seed(0))
     return baseline
-
-
-def _smallest_chip(family: str, sizes: tuple[int, ...]) -> int:
-    """The smallest chip whose colour classes, a quarter of its qubits each, hold the partitions."""
-    for size in range(1, _LARGEST_CHIP + 1):
-        n_qubits = 16 * size * (2 * size + 1) if family == "zephyr" else 8 * (size - 1) * (3 * size - 1)
-        if n_qubits // 4 >= max(sizes):
-            return size
-    raise PriorError(f"no chip up to m = {_LARGEST_CHIP} holds partitions of {max(sizes)} bits; ask for fewer")

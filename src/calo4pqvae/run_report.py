@@ -5,7 +5,7 @@ the same decoder from independent bits (what the couplings are worth), and the h
 again (what the decoder alone can do).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,17 @@ import torch
 from numpy.typing import NDArray
 
 from calo4pqvae.dataset import resolve_file
+from calo4pqvae.errors import CheckpointError, ConfigError
 from calo4pqvae.evaluation.compare import EvaluationResult, evaluate_files
 from calo4pqvae.evaluation.features import EnergyBins
+from calo4pqvae.evaluation.referee import RefereeSettings
 from calo4pqvae.evaluation.report import ReportExtras
 from calo4pqvae.generation import TrainedModel, generate, load_model, parse_energies, reconstruct
 from calo4pqvae.rundir import RunDirectory
 from calo4pqvae.seeds import stream
 from calo4pqvae.showers.files import ShowerFile
 
-__all__ = ["SAMPLES", "RunReport", "latent_energies", "report_run"]
+__all__ = ["SAMPLES", "RunReport", "generated_files", "latent_energies", "report_run"]
 
 SAMPLES = {
     "boltzmann": "Boltzmann prior",
@@ -100,10 +102,39 @@ def report_run(path: Path, *, n_generated: int, seed: int, device: str = "cpu", 
         path,
         extras=extras,
         bins=bins,
+        referee=RefereeSettings(
+            groups=model.config.evaluation.metrics,
+            classifiers=model.config.evaluation.classifiers,
+            seed=seed,
+            device=model.device.type,
+        ),
         seed=seed,
         progress=lambda sample, done, total: progress(f"features of {sample}", done, total),
     )
     return RunReport(evaluation, _information(run), rate)
+
+
+def generated_files(entries: Sequence[Path]) -> dict[str, Path]:
+    """Files of generated showers by name: of a run directory those of its Boltzmann prior, otherwise the file itself.
+
+    Args:
+        entries: Run directories that have been reported, and shower files.
+
+    Raises:
+        CheckpointError: If a run has no generated showers yet.
+        ConfigError: If two entries have the same name.
+    """
+    files: dict[str, Path] = {}
+    for entry in entries:
+        name, path = entry.stem, entry
+        if entry.is_dir():
+            name, path = entry.resolve().name, RunDirectory.open(entry).path / "boltzmann.hdf5"
+            if not path.is_file():
+                raise CheckpointError(f"{entry} has no generated showers yet; run `calo4pqvae report {entry}` first")
+        if name in files:
+            raise ConfigError(f"two models have the same name '{name}', which would name both samples: rename one")
+        files[name] = path
+    return files
 
 
 def latent_energies(model: TrainedModel, showers: Path, seed: int) -> Mapping[str, NDArray[np.float64]]:

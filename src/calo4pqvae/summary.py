@@ -4,6 +4,8 @@ from rich.console import Console
 from rich.table import Table
 
 from calo4pqvae.evaluation.compare import EvaluationResult
+from calo4pqvae.evaluation.referee import RefereeResult
+from calo4pqvae.evaluation.referee_page import side_by_side_rows, summary_rows
 
 __all__ = ["print_summary"]
 
@@ -37,6 +39,8 @@ def print_summary(console: Console, result: EvaluationResult, information: tuple
         for row in scores.priors
     ]
     console.print(_table("What the prior is worth: widths (1 is right) and correlations (0 is right) of layers", rows))
+    if result.referee is not None:
+        _print_referee(console, result.referee)
     if information is not None:
         mean, error = information
         mark = "pass" if mean >= _LEAST_INFORMATION else "FAIL"
@@ -49,6 +53,21 @@ def print_summary(console: Console, result: EvaluationResult, information: tuple
     console.print(result.summary, soft_wrap=True, highlight=False)
     console.print(f"report: {result.report}", soft_wrap=True, highlight=False)
     console.print(f"numbers: {result.metrics}", soft_wrap=True, highlight=False)
+
+
+def _print_referee(console: Console, referee: RefereeResult) -> None:
+    """The full set of metrics: of one sample with places, of several side by side."""
+    if len(referee.samples) > 1:
+        console.print(
+            _table("Models side by side (the floor is that of halves of the reference)", side_by_side_rows(referee))
+        )
+    else:
+        rows = summary_rows(referee.samples[referee.main])
+        console.print(_table(f"{referee.main}: metrics (hold 'at the floor's size' against 'Geant4 itself')", rows))
+    if any(row.place and not row.is_comparable for sample in referee.samples.values() for row in sample.rows):
+        console.print(
+            "† not on the scale of the published values; the report says why", soft_wrap=True, highlight=False
+        )
 
 
 def _table(title: str, rows: list[dict[str, str]]) -> Table:

@@ -1,14 +1,16 @@
 """From files to a report, and the errors on the way."""
 
+import json
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from calo4pqvae.errors import DataError
+from calo4pqvae.errors import DataError, OutputError
 from calo4pqvae.evaluation import compare
 from calo4pqvae.evaluation.compare import evaluate_files, example_shower
+from calo4pqvae.evaluation.page import Section, paragraph
 from calo4pqvae.evaluation.report import ReportExtras
 from calo4pqvae.showers.geometry import Geometry, geometry
 from calo4pqvae.testing import synthetic_showers
@@ -83,6 +85,49 @@ def test_unusable_files_are_one_sentence(kind: str, files: dict[str, Path], tiny
     assert "the model" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not out.exists()
+
+
+def test_doubts_stand_on_the_page_and_in_the_numbers(
+    files: dict[str, Path], tiny: Geometry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for section in ("_energies_section", "_shapes_section", "_prior_section", "_events_section"):  # spare their figures
+        monkeypatch.setattr(
+            f"calo4pqvae.evaluation.report.{section}", lambda *_, name=section: Section(name, name, paragraph(""))
+        )
+    energies, showers = synthetic_showers(tiny, 400, 8)
+    showers = showers.copy()
+    showers[0, 0] = -1.0
+    showers[1:4] = showers[4]
+    shuffled = write(tmp_path / "odd.hdf5", energies[::-1], showers)
+    samples = {"odd": shuffled, "twice": files["reference"]}
+    result = evaluate_files(files["reference"], samples, tiny, tmp_path / "out")
+    page = result.report.read_text(encoding="utf-8")
+    numbers = json.loads(result.metrics.read_text(encoding="utf-8"))
+    assert numbers["warnings"] == result.warnings
+    for told in (
+        "twice is the same file as the reference",
+        "The showers of odd do not follow their incident energies",
+        "3 showers of odd are copies",
+        "1 showers of odd hold negative voxels",
+    ):
+        assert f"Warning: {told}" in page
+        assert any(warning.startswith(told) for warning in result.warnings)
+
+
+def test_place_of_the_report_is_checked_before_the_work(files: dict[str, Path], tiny: Geometry, tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("precious")
+    told: list[tuple[str, int, int]] = []
+    with pytest.raises(OutputError, match="is a file"):
+        evaluate_files(
+            files["reference"],
+            {"model": files["model"]},
+            tiny,
+            blocker / "out",
+            progress=lambda *step: told.append(step),
+        )
+    assert told == []
+    assert blocker.read_text() == "precious"
 
 
 def test_names_of_samples_are_checked(files: dict[str, Path], tiny: Geometry, tmp_path: Path) -> None:

@@ -7,8 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from calo4pqvae.errors import PriorError
 from calo4pqvae.prior.exact import enumerate_machine
-from calo4pqvae.prior.gradients import Gradient, Offsets, contrastive_gradient
+from calo4pqvae.prior.gradients import (
+    Gradient,
+    Offsets,
+    contrastive_gradient,
+    energy_covariance,
+    mean_energy_gradient,
+    mean_field_gradient,
+)
 from calo4pqvae.prior.machine import BoltzmannMachine, Moments
 from calo4pqvae.testing import all_states, tiny_machine
 
@@ -235,3 +243,78 @@ def test_offsets_move_by_the_given_share() -> None:
     moved = Offsets(torch.tensor([0.5, 0.5]), torch.tensor([0.0])).moved(data, 0.25)
     assert moved.bits.tolist() == [0.625, 0.375]
     assert moved.condition.tolist() == [1.0]
+
+
+def mean_energy(biases: Tensor, couplings: Tensor, ends: Tensor) -> Tensor:
+    """Sum over all states of p(z) E(z), written from the formula."""
+    z = all_states(len(biases)).double()
+    energies = -(z @ biases) - (z[:, ends[:, 0]] * z[:, ends[:, 1]]) @ couplings
+    return (torch.softmax(-energies, 0) * energies).sum()
+
+
+def test_the_mean_energy_form_is_the_whole_derivative_of_the_mean_energies() -> None:
+    machine = tiny_machine(seed=4).double()
+    ends = torch.from_numpy(machine.topology.edges.copy())
+    states = torch.randint(0, 2, (7, 8), generator=torch.Generator().manual_seed(1)).double()
+    biases, couplings = (
+        parameter.detach().clone().requires_grad_() for parameter in (machine.biases, machine.couplings)
+    )
+    of_data = -(states @ biases) - (states[:, ends[:, 0]] * states[:, ends[:, 1]]) @ couplings
+    (of_data.mean() - mean_energy(biases, couplings, ends)).backward()
+    law = enumerate_machine(machine)
+    covariance = energy_covariance(machine, law.states().double(), law.probabilities)
+    model = Moments(law.first, law.second)
+    found = mean_energy_gradient(machine.sufficient_statistics(states), model, covariance)
+    torch.testing.assert_close(found.biases, -biases.grad)
+    torch.testing.assert_close(found.couplings, -couplings.grad)
+    plain = contrastive_gradient(machine.sufficient_statistics(states), model, machine.neighbours)
+    assert (found.couplings - plain.couplings).abs().max() > 0.01
+
+
+def test_the_mean_energy_form_does_not_rest_at_the_law_of_the_data() -> None:
+    """Where data and model agree exactly the likelihood is at its maximum; this form moves on."""
+    machine = tiny_machine(seed=4).double()
+    law = enumerate_machine(machine)
+    moments = Moments(law.first, law.second)
+    covariance = energy_covariance(machine, law.states().double(), law.probabilities)
+    assert mean_energy_gradient(moments, moments, covariance).norm > 0.1
+    assert contrastive_gradient(moments, moments, machine.neighbours).norm == 0
+
+
+def test_the_covariance_of_the_energy_is_a_derivative_in_temperature() -> None:
+    """d <z_i> / d beta = -Cov(E, z_i), here by differences of two exact laws."""
+    machine, step = tiny_machine(seed=5).double(), 1e-4
+    law, hot, cold = (enumerate_machine(machine, beta=beta) for beta in (1.0, 1 - step, 1 + step))
+    covariance = energy_covariance(machine, law.states().double(), law.probabilities)
+    torch.testing.assert_close(covariance.first, (hot.first - cold.first) / (2 * step), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(covariance.second, (hot.second - cold.second) / (2 * step), atol=1e-6, rtol=1e-5)
+
+
+def test_the_covariance_of_the_energy_is_that_of_the_samples() -> None:
+    machine = tiny_machine(seed=5).double()
+    states = torch.randint(0, 2, (30, 8), generator=torch.Generator().manual_seed(2)).double()
+    energies = machine.energy(states).detach().numpy()
+    found = energy_covariance(machine, states)
+    expected = [np.cov(energies, column, bias=True)[0, 1] for column in states.T.numpy()]
+    np.testing.assert_allclose(found.first.numpy(), expected, atol=1e-12)
+
+
+def test_the_covariance_of_the_energy_needs_one_law() -> None:
+    machine = tiny_machine(n_condition=1)
+    with pytest.raises(PriorError, match="several conditions"):
+        energy_covariance(machine, all_states(8))
+
+
+def test_the_mean_field_form_is_the_difference_of_products_of_means() -> None:
+    task = problem(is_clamped=False)
+    data = task.machine.sufficient_statistics(task.states, task.condition)
+    other = torch.randint(0, 2, (9, 8), generator=torch.Generator().manual_seed(3)).double()
+    model = task.machine.sufficient_statistics(other, task.condition[[0, 1, 2, 3, 4, 5, 0, 1, 2]])
+    found = mean_field_gradient(data, model, task.machine.neighbours)
+    mean, sampled = task.states.mean(0), other.mean(0)
+    expected = torch.stack([mean[i] * mean[j] - sampled[i] * sampled[j] for i, j in task.ends.tolist()])
+    torch.testing.assert_close(found.couplings, expected)
+    torch.testing.assert_close(found.biases, mean - sampled)
+    assert found.condition_weights is not None
+    cross = task.condition.mean(0)[1] * mean[4] - task.condition[[0, 1, 2, 3, 4, 5, 0, 1, 2]].mean(0)[1] * sampled[4]
+    torch.testing.assert_close(found.condition_weights[1, 4], cross)

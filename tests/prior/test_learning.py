@@ -8,10 +8,13 @@ from torch import Tensor
 
 from calo4pqvae.errors import CheckpointError, ConfigError, PriorError
 from calo4pqvae.prior.chips import chip_topology
+from calo4pqvae.prior.constraints import ProgrammableRange
 from calo4pqvae.prior.exact import enumerate_machine
 from calo4pqvae.prior.gibbs import BlockGibbsSampler, GibbsState
-from calo4pqvae.prior.learning import LearningSettings, PersistentChains, PriorLearner
+from calo4pqvae.prior.learning import LearningSettings, PriorLearner
 from calo4pqvae.prior.machine import BoltzmannMachine
+from calo4pqvae.prior.persistent import PersistentChains
+from calo4pqvae.prior.topology import bipartite_topology
 from calo4pqvae.testing import tiny_machine
 
 
@@ -42,6 +45,21 @@ def learner_with_everything(optimizer: str = "sgd", seed: int = 3) -> PriorLearn
         refresh=0.2,
     )
     return PriorLearner(machine, settings, seeded(seed), machine.topology.is_in_partition(0), n_steps=10)
+
+
+def restricted_teacher() -> BoltzmannMachine:
+    """Five visible bits that are correlated through three hidden ones."""
+    machine = BoltzmannMachine(bipartite_topology(5, 3))
+    with torch.no_grad():
+        strengths = 2.5 * torch.randn(5, 3, generator=seeded(3))
+        machine.couplings.copy_(strengths.flatten())
+        machine.biases.copy_(-torch.cat([strengths.sum(1), strengths.sum(0)]) / 2 + 0.2)
+    return machine
+
+
+def visible_law(machine: BoltzmannMachine) -> Tensor:
+    """Probabilities of the states of the five visible bits."""
+    return enumerate_machine(machine).probabilities.view(32, 8).sum(1)
 
 
 def batches(n: int) -> list[tuple[Tensor, Tensor]]:
@@ -126,6 +144,146 @@ def test_conditional_learning_recovers_the_law_given_clamped_bits_and_condition(
     assert worst < 0.08
     with torch.no_grad():
         assert student.condition_weights[:, :3].abs().max() == 0
+
+
+@pytest.mark.parametrize(("method", "rao_blackwell"), [("pcd", False), ("pcd", True), ("pt", True), ("cd", True)])
+def test_hidden_bits_learn_the_law_of_the_visible_ones(method: str, rao_blackwell: bool) -> None:
+    teacher = restricted_teacher()
+    data = draws(teacher, 4000)[:, :5]
+    student = BoltzmannMachine(teacher.topology)
+    student.initialise(torch.cat([data.mean(0), torch.full((3,), 0.5)]), 0.5, seeded(1))
+    settings = LearningSettings(
+        learning_rate=2.0,
+        learning_rate_final=0.1,
+        n_sweeps=20 if method == "cd" else 3,
+        n_chains=1000,
+        method=method,
+        rao_blackwell=rao_blackwell,
+        n_temperatures=3,
+    )
+    hidden = student.topology.is_in_partition(1)
+    learner = PriorLearner(student, settings, seeded(2), n_steps=400, hidden=hidden)
+
+    def divergence() -> float:
+        """Kullback-Leibler divergence of the student from the teacher over the visible bits."""
+        law = visible_law(teacher)
+        return float((law * (law / visible_law(student)).log()).sum())
+
+    start = divergence()
+    for step in range(400):
+        report = learner.step(data[(step % 4) * 1000 : (step % 4 + 1) * 1000])
+    assert start > 0.2
+    assert divergence() < 0.03
+    assert abs(report.energy_gap) < 0.4
+
+
+def test_one_step_with_hidden_bits_follows_the_gradient_of_their_likelihood() -> None:
+    """Many chains at the law, one step: the parameters move along autograd through the enumerated likelihood."""
+    machine = restricted_teacher()
+    data = torch.randint(0, 2, (40, 5), generator=seeded(5)).float()
+    biases, couplings = (value.detach().double().clone().requires_grad_() for value in machine.parameters())
+    states = torch.cartesian_prod(*[torch.arange(2.0, dtype=torch.float64)] * 8)
+    ends = torch.from_numpy(machine.topology.edges.copy())
+    weights = (states @ biases + (states[:, ends[:, 0]] * states[:, ends[:, 1]]) @ couplings).view(32, 8)
+    log_law = weights.logsumexp(1) - weights.logsumexp((0, 1))
+    log_law[(data.long() @ torch.tensor([16, 8, 4, 2, 1]))].mean().backward()
+    before = [value.detach().clone() for value in machine.parameters()]
+    settings = LearningSettings(learning_rate=1.0, n_chains=100_000, n_sweeps=20, gradient="plain", rao_blackwell=True)
+    PriorLearner(machine, settings, seeded(6), hidden=machine.topology.is_in_partition(1)).step(data)
+    for old, new, slope in zip(before, machine.parameters(), (biases.grad, couplings.grad), strict=True):
+        torch.testing.assert_close((new.detach() - old).double(), slope, atol=0.008, rtol=0)
+        assert (new - old).abs().max() > 0.05
+
+
+def test_tempered_chains_find_the_mode_that_plain_chains_do_not_leave() -> None:
+    """Two modes behind a wall; all chains start in one of them, and only tempered ones come to the other."""
+    machine = BoltzmannMachine(bipartite_topology(4, 4))
+    with torch.no_grad():
+        machine.couplings.fill_(6.0)
+        machine.biases.fill_(-12.0)
+    assert enumerate_machine(machine).first[0].item() == pytest.approx(0.5, abs=1e-3)
+    shares = {}
+    for method in ("pcd", "pt"):
+        settings = LearningSettings(
+            learning_rate=1e-9, method=method, n_chains=200, n_sweeps=150, n_temperatures=8, hottest=0.0
+        )
+        learner = PriorLearner(machine, settings, seeded(1))
+        learner.step(torch.ones(50, 8))
+        shares[method] = float(learner.chains.state.states.mean())
+    assert shares["pcd"] > 0.98
+    assert abs(shares["pt"] - 0.5) < 0.15
+
+
+@pytest.mark.parametrize("method", ["pcd", "pt"])
+def test_a_resumed_learner_with_hidden_bits_and_growing_sweeps_goes_on_bit_for_bit(method: str) -> None:
+    def make() -> PriorLearner:
+        machine = restricted_teacher()
+        settings = LearningSettings(
+            method=method,
+            n_temperatures=3,
+            n_sweeps=1,
+            n_chains=30,
+            rao_blackwell=True,
+            measure_every=2,
+            measure_sweeps=40,
+            sweeps_growth=2.0,
+        )
+        return PriorLearner(machine, settings, seeded(3), hidden=machine.topology.is_in_partition(1))
+
+    data = [torch.randint(0, 2, (16, 5), generator=seeded(step)).float() for step in range(7)]
+    whole, first, second = make(), make(), make()
+    sweeps = [whole.step(batch).n_sweeps for batch in data]
+    for batch in data[:3]:
+        first.step(batch)
+    second.machine.load_state_dict({name: value.clone() for name, value in first.machine.state_dict().items()})
+    second.load_state_dict(first.state_dict())
+    for batch in data[3:]:
+        second.step(batch)
+    assert sweeps[-1] > sweeps[0] == 1
+    for name, tensor in (whole.machine.state_dict() | whole.state_dict()).items():
+        assert torch.equal(tensor, (second.machine.state_dict() | second.state_dict())[name]), name
+
+
+def test_measuring_does_not_change_what_is_learned() -> None:
+    def learned(measure_every: int) -> tuple[Tensor, list[bool]]:
+        machine = tiny_machine(seed=1)
+        settings = LearningSettings(n_sweeps=2, n_chains=20, measure_every=measure_every, measure_sweeps=30)
+        learner = PriorLearner(machine, settings, seeded(3))
+        seen = [learner.step(states).mixing is not None for states, _ in batches(4)]
+        return machine.couplings.detach().clone(), seen
+
+    plain, measured = learned(0), learned(2)
+    assert torch.equal(plain[0], measured[0])
+    assert plain[1] == [False] * 4
+    assert measured[1] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("gradient", ["mean-energy", "mean-field"])
+def test_historical_gradients_move_the_machine_and_do_not_rest_at_the_teacher(gradient: str) -> None:
+    """Started at the law of the data, the contrastive gradient stays within noise and these go away."""
+    drift = {}
+    for form in ("plain", gradient):
+        machine = tiny_machine(seed=2)
+        data = draws(tiny_machine(seed=2), 4000)
+        start = machine.couplings.detach().clone()
+        settings = LearningSettings(learning_rate=0.3, n_sweeps=3, n_chains=1000, gradient=form)
+        learner = PriorLearner(machine, settings, seeded(1))
+        for _ in range(60):
+            learner.step(data)
+        drift[form] = float((machine.couplings.detach() - start).abs().mean())
+    assert drift["plain"] < 0.12
+    assert (drift[gradient] > 3 * drift["plain"]) == (gradient == "mean-energy")
+
+
+def test_parameters_stay_where_an_annealer_can_be_programmed() -> None:
+    machine = tiny_machine(seed=1, coupling_std=3.0)
+    limits = ProgrammableRange((-0.2, 0.1), (-0.5, 0.5))
+    settings = LearningSettings(learning_rate=0.5, n_sweeps=1, n_chains=20, programmable=limits, max_norm=5.0, l1=0.01)
+    learner = PriorLearner(machine, settings, seeded())
+    for states, _ in batches(3):
+        learner.step(states)
+    assert machine.couplings.min() >= -0.4 - 1e-6
+    assert machine.couplings.max() <= 0.8 + 1e-6
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -258,6 +416,13 @@ def test_two_processes_see_the_moments_and_energies_of_both_batches() -> None:
         {"n_sweeps": 0},
         {"n_chains": 0},
         {"method": "tap"},
+        {"n_temperatures": 1},
+        {"hottest": 1.0},
+        {"measure_every": -1},
+        {"measure_sweeps": 5},
+        {"max_sweeps": 49},
+        {"l1": -0.1},
+        {"max_norm": 0.0},
         {"gradient": "natural"},
         {"optimizer": "rmsprop"},
         {"weight_decay": -1.0},
@@ -268,6 +433,17 @@ def test_two_processes_see_the_moments_and_energies_of_both_batches() -> None:
 def test_bad_settings_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
         LearningSettings(**change)
+
+
+def test_settings_that_do_not_fit_together_are_refused() -> None:
+    with pytest.raises(ConfigError, match="set measure_every"):
+        LearningSettings(sweeps_growth=2.0)
+    machine = tiny_machine(n_condition=1)
+    with pytest.raises(ConfigError, match="mean-energy gradient is that of one law"):
+        PriorLearner(machine, LearningSettings(gradient="mean-energy"), seeded())
+    held = tiny_machine().topology.is_in_partition(0)
+    with pytest.raises(ConfigError, match="both clamped and hidden"):
+        PriorLearner(tiny_machine(), LearningSettings(), seeded(), held, hidden=held)
 
 
 def test_bad_input_is_refused() -> None:

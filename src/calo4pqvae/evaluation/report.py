@@ -22,7 +22,7 @@ from calo4pqvae.evaluation.page import Section, figure_html, mapping_html, page_
 from calo4pqvae.evaluation.scores import Scores, score_samples
 from calo4pqvae.showers.geometry import Geometry
 
-__all__ = ["ReportExtras", "build_report", "summary_sentence"]
+__all__ = ["ReportExtras", "build_report", "plain_data", "summary_sentence"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class ReportExtras:
         latent_energies: Energies of latent states by name, for example "encoded" and "sampled".
         provenance: Versions, seeds, command, configuration; nested mappings are shown row by row.
         sections: Further sections, shown after the built-in ones and before the provenance.
+        leading: Sections that are shown before the built-in ones.
     """
 
     title: str = "Generated showers against Geant4"
@@ -46,6 +47,7 @@ class ReportExtras:
     latent_energies: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     provenance: Mapping[str, object] = field(default_factory=dict)
     sections: Sequence[Section] = ()
+    leading: Sequence[Section] = ()
 
 
 def build_report(
@@ -74,6 +76,7 @@ def build_report(
     found = scores or score_samples(reference, generated)
     more = extras or ReportExtras()
     sections = [
+        *more.leading,
         _targets_section(found),
         _prior_section(found, reference, generated),
         _separation_section(found),
@@ -86,7 +89,8 @@ def build_report(
     ]
     content = {"title": more.title, "data": more.data_note, "summary": summary_sentence(found), **found.to_dict()}
     own = {section.identifier: section.data for section in sections if section.data is not None}
-    write_json(out_dir / "metrics.json", {**content, "provenance": _plain(more.provenance), "sections": _plain(own)})
+    content |= {"provenance": plain_data(more.provenance), "sections": plain_data(own)}
+    write_json(out_dir / "metrics.json", content)
     page = out_dir / "report.html"
     write_text(page, page_html(more.title, _lead(found, more), sections))
     return page
@@ -291,14 +295,14 @@ def _span(sizes: Sequence[int]) -> str:
     return f"{sizes[0]:,}" if sizes[0] == sizes[-1] else f"{sizes[0]:,} to {sizes[-1]:,}"
 
 
-def _plain(value: object) -> object:
+def plain_data(value: object) -> object:
     """Data that strict JSON can hold: numbers that are not finite become None, anything unknown its text."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_data(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain_data(value.tolist())
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain_data(item) for item in value]
     if isinstance(value, (bool, str, int)) or value is None:
         return value
     if isinstance(value, (float, np.floating)):

@@ -34,10 +34,11 @@ from numpy.typing import NDArray
 from calo4pqvae.errors import PriorError
 from calo4pqvae.prior.topology import IntArray, Topology
 
-__all__ = ["Family", "MissingParts", "chip_topology", "load_missing"]
+__all__ = ["Family", "MissingParts", "chip_topology", "load_missing", "smallest_chip"]
 
 Family = Literal["pegasus", "zephyr"]
 
+_LARGEST = 30  # m up to which a chip is looked for
 _TILE = 4  # qubits of one orientation in a Zephyr cell, on every chip built so far
 _MAX_ROUNDS = 50
 
@@ -112,6 +113,23 @@ def chip_topology(
     kept = chosen[chip.edges].all(axis=1)
     name = f"{family}-{m}" if sizes is None else f"{family}-{m}-" + "x".join(str(size) for size in wanted)
     return Topology(name, wanted, number[chip.edges[kept]], tuple(chip.labels[chosen].tolist()))
+
+
+def smallest_chip(family: Family, sizes: tuple[int, ...]) -> int:
+    """Size m of the smallest chip whose colour classes, a quarter of its qubits each, hold the partitions.
+
+    Args:
+        family: ``"pegasus"`` or ``"zephyr"``.
+        sizes: Nodes per partition.
+
+    Raises:
+        PriorError: If no chip is large enough.
+    """
+    for m in range(1, _LARGEST + 1):
+        n_qubits = 16 * m * (2 * m + 1) if family == "zephyr" else 8 * (m - 1) * (3 * m - 1)
+        if n_qubits // 4 >= max(sizes):
+            return m
+    raise PriorError(f"no chip up to m = {_LARGEST} holds partitions of {max(sizes)} bits; ask for fewer")
 
 
 def load_missing(path: Path) -> MissingParts:

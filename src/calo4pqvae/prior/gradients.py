@@ -1,4 +1,4 @@
-r"""The contrastive gradient of the log-likelihood, plain and centred.
+r"""Directions of ascent of the log-likelihood: the contrastive gradient, plain and centred, and two historical forms.
 
 The log-likelihood :math:`L = \langle \ln p(z | c) \rangle_d` of data (d) under the model (m) has the gradient
 
@@ -18,26 +18,68 @@ which vanishes where the plain gradient does, does not depend on which state of 
 learns faster. The offsets are moving averages of the data's means: offsets that follow the model as well can
 diverge.
 
+**Mean-energy form** (called the high-temperature gradient in earlier work). Take :math:`-\langle E \rangle_m` for
+:math:`\ln Z`, from which it differs by the entropy :math:`S`, and differentiate all of it, the law as well:
+
+.. math::
+    \partial_\theta \langle E \rangle_m
+    = \langle \partial_\theta E \rangle_m - \beta\,\mathrm{Cov}_m(E, \partial_\theta E), \qquad
+    \mathrm{Cov}_m(E, \partial_\theta E) = \langle E\,\partial_\theta E \rangle_m
+    - \langle E \rangle_m \langle \partial_\theta E \rangle_m = -\partial_\theta S / \beta .
+
+At :math:`\beta = 1` the direction :math:`-\partial_\theta (\langle E \rangle_d - \langle E \rangle_m)` is therefore
+the contrastive gradient minus :math:`\mathrm{Cov}_m(E, \partial_\theta E)`; with :math:`\partial_{W_{ij}} E = -z_i z_j`
+and :math:`\partial_{b_i} E = -z_i` that is
+
+.. math::
+    \delta W_{ij} = \Delta[z_i z_j] + \mathrm{Cov}_m(E, z_i z_j), \qquad
+    \delta b_i = \Delta[z_i] + \mathrm{Cov}_m(E, z_i) .
+
+It climbs the likelihood where :math:`\epsilon = \mathrm{Cov}_m(E, \partial_\theta E) / \langle \partial_\theta E
+\rangle_m` vanishes, which it does in proportion to :math:`\beta` at high temperature and nowhere else: it does not
+stand still at a machine that has learned its data. It is there to be compared with. (A program that holds its samples
+fixed and lets automatic differentiation run through :math:`E(z; \theta)` gets no covariance: that is the contrastive
+gradient exactly.)
+
+**Mean-field form**: products of means, :math:`\delta W_{ij} = \langle z_i \rangle_d \langle z_j \rangle_d -
+\langle z_i \rangle_m \langle z_j \rangle_m`, in place of means of products. It sees no correlation at all. It too is
+there to be compared with.
+
 **Clamped bits** (the condition's partition) have the same values in data and model. They are given, not
 learned: their biases and the couplers between two of them do not move, while couplers from them to free bits
 follow the conditional likelihood.
 
-Products of means are not means of products: everything here starts from second moments of bits. Relaxed bits
-have other second moments and do not belong here.
+Relaxed bits have other second moments than bits and do not belong here. Probabilities do, for bits that are independent
+given all others (:mod:`calo4pqvae.prior.hidden`).
 
 Melchior, Fischer and Wiskott, "How to center deep Boltzmann machines", JMLR 17(99) (2016).
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from calo4pqvae.prior.machine import Moments
-from calo4pqvae.prior.pairs import Neighbours
+from calo4pqvae.errors import PriorError
+from calo4pqvae.prior.machine import BoltzmannMachine, Moments
+from calo4pqvae.prior.pairs import Neighbours, pair_sums, products, sums_at_nodes
 
-__all__ = ["Gradient", "Offsets", "contrastive_gradient"]
+__all__ = [
+    "GRADIENT_FORMS",
+    "Gradient",
+    "GradientForm",
+    "Offsets",
+    "contrastive_gradient",
+    "energy_covariance",
+    "mean_energy_gradient",
+    "mean_field_gradient",
+]
+
+GradientForm = Literal["plain", "centred", "mean-energy", "mean-field"]
+"""Names of the forms that a learner can follow."""
+
+GRADIENT_FORMS: tuple[str, ...] = get_args(GradientForm)
 
 
 @dataclass(frozen=True)
@@ -108,16 +150,67 @@ def contrastive_gradient(
         return Gradient(biases, couplings, weights)
     offsets = offsets or Offsets(data.first, data.condition)
     mu, nu = offsets.bits, offsets.condition
-    first, second = neighbours.ends.unbind(1)
-    couplings = couplings - mu[first] * biases[second] - mu[second] * biases[first]
-    shift = torch.zeros_like(biases)
-    shift.index_add_(0, first, couplings * mu[second])
-    shift.index_add_(0, second, couplings * mu[first])
+    couplings = couplings - products(mu, biases, neighbours) - products(biases, mu, neighbours)
+    shift = sums_at_nodes(couplings, mu, neighbours)
     drift = _difference(data.condition, model.condition)
     if weights is not None and drift is not None and nu is not None:
         weights = weights - nu[:, None] * biases - drift[:, None] * mu
         shift += nu @ weights
     return Gradient(biases - shift, couplings, weights)
+
+
+@torch.no_grad()
+def energy_covariance(machine: BoltzmannMachine, states: Tensor, weights: Tensor | None = None) -> Moments:
+    r"""Covariances :math:`\mathrm{Cov}(E, z_i)` and :math:`\mathrm{Cov}(E, z_i z_j)` of the energy, in nats.
+
+    Args:
+        machine: A machine without a condition: under different conditions the covariance would be that of the
+            conditions as well.
+        states: Bits (B, N).
+        weights: Probability of every state (B,); equal ones if None.
+
+    Returns:
+        First (N,) and second (M,) covariances.
+
+    Raises:
+        PriorError: If the machine has a condition or a shape does not fit.
+    """
+    if machine.n_condition:
+        raise PriorError("the covariance with the energy is not defined over several conditions; use another gradient")
+    energies = machine.energy(states)
+    values = states.to(energies)
+    shares = torch.full_like(energies, 1 / len(values)) if weights is None else weights.to(energies)
+    centred = (shares * (energies - shares @ energies))[:, None] * values
+    return Moments(centred.sum(dim=0), pair_sums(centred, values, machine.neighbours))
+
+
+def mean_energy_gradient(data: Moments, model: Moments, covariance: Moments) -> Gradient:
+    r"""The direction :math:`-\partial_\theta (\langle E \rangle_d - \langle E \rangle_m)`, the law differentiated too.
+
+    Args:
+        data: Moments of the data.
+        model: Moments of the model's samples.
+        covariance: :func:`energy_covariance` of the model's samples.
+    """
+    return Gradient(
+        data.first - model.first + covariance.first,
+        data.second - model.second + covariance.second,
+    )
+
+
+def mean_field_gradient(data: Moments, model: Moments, neighbours: Neighbours) -> Gradient:
+    """Differences of products of means.
+
+    Args:
+        data: Moments of the data; only the first ones are used.
+        model: Moments of the model's samples.
+        neighbours: The graph, on the device of the moments.
+    """
+    own, other = products(data.first, data.first, neighbours), products(model.first, model.first, neighbours)
+    weights = None
+    if data.condition is not None and model.condition is not None:
+        weights = torch.outer(data.condition, data.first) - torch.outer(model.condition, model.first)
+    return Gradient(data.first - model.first, own - other, weights)
 
 
 def _difference(data: Tensor | None, model: Tensor | None) -> Tensor | None:

@@ -1,20 +1,28 @@
-"""Learning a Boltzmann machine from bits: persistent chains and the update step.
+r"""Learning a Boltzmann machine from bits: the update step.
 
-A step compares the moments of a batch with those of the model's own samples (the negative phase) and moves
-the parameters along the contrastive gradient of :mod:`~calo4pqvae.prior.gradients`.
+A step compares the moments of a batch (positive phase) with those of the model's own samples (negative phase) and
+moves the parameters along a direction of :mod:`~calo4pqvae.prior.gradients`.
 
-**Chains.** Contrastive divergence (``cd``) starts its chains at the data in every step; persistent chains
-(``pcd``) go on from the step before. Chains hold the clamped values and the condition of an event of their
-own. So that these are not those of the first events for ever, a share of the chains, the oldest, takes over
-new events in each step. Sweeps must exceed the mixing time, which grows as learning goes on, or the model is
-right only for its own protocol.
+**Negative phase.** Contrastive divergence (``cd``) starts its chains at the data in every step; persistent chains
+(``pcd``) go on from the step before (:mod:`~calo4pqvae.prior.persistent`); tempered chains (``pt``) do so at several
+temperatures at once and exchange states, which leads them out of modes that plain chains do not leave. Sweeps must
+exceed the mixing time, which grows as learning goes on, or the model is right only for its own protocol: the learner
+can measure it and warn, or let the sweeps grow with it (:mod:`~calo4pqvae.prior.mixing`).
+
+**Hidden bits** are not in the data. Their positive phase is exact if they lie in one partition
+(:mod:`~calo4pqvae.prior.hidden`); with ``rao_blackwell`` the negative phase takes the probabilities of the last
+partition given the others in place of its bits as well, which has the same mean and a smaller variance.
+
+**Energies** are reported as means over the phase. The energy is linear in the sufficient statistics,
+:math:`\langle E \rangle = -\sum_i b_i \langle z_i \rangle - \sum_{i<j} W_{ij} \langle z_i z_j \rangle -
+\sum_{a,i} A_{ai} \langle c_a z_i \rangle`, so that they cost nothing beyond the moments.
 
 Tieleman, ICML (2008); Decelle, Furtlehner and Seoane, NeurIPS (2021), arXiv 2105.13889.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal, Self
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,11 +30,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calo4pqvae.errors import CheckpointError, ConfigError
+from calo4pqvae.prior.constraints import Constraints, ProgrammableRange
 from calo4pqvae.prior.gibbs import BlockGibbsSampler, GibbsState
-from calo4pqvae.prior.gradients import Gradient, Offsets, contrastive_gradient
+from calo4pqvae.prior.gradients import (
+    GRADIENT_FORMS,
+    Gradient,
+    GradientForm,
+    Offsets,
+    contrastive_gradient,
+    energy_covariance,
+    mean_energy_gradient,
+    mean_field_gradient,
+)
+from calo4pqvae.prior.hidden import HiddenBits, drawn, partition_means
 from calo4pqvae.prior.machine import BoltzmannMachine, Moments
+from calo4pqvae.prior.mixing import LEAST_SWEEPS, MixingReport, grown_sweeps, measure_mixing
+from calo4pqvae.prior.persistent import PersistentChains, TemperedChains
 
-__all__ = ["LearningSettings", "PersistentChains", "PriorLearner", "StepReport"]
+__all__ = ["LearningSettings", "PriorLearner", "StepReport"]
 
 
 @dataclass(frozen=True)
@@ -38,13 +59,24 @@ class LearningSettings:
         learning_rate_final: Step size at the end, reached geometrically; None keeps it constant.
         n_sweeps: Gibbs sweeps a step.
         n_chains: Persistent chains.
-        method: ``"pcd"`` (persistent chains) or ``"cd"`` (chains started at the data).
-        gradient: ``"centred"`` or ``"plain"``.
+        method: ``"pcd"`` (persistent chains), ``"pt"`` (persistent chains at several temperatures) or ``"cd"`` (chains
+            started at the data).
+        gradient: ``"centred"``, ``"plain"``, or one of the historical forms ``"mean-energy"`` and ``"mean-field"``.
         optimizer: ``"sgd"``, or ``"adam"``, which has been seen to diverge with the centred gradient.
         weight_decay: L2 decay of the couplings.
         offset_rate: Share of a new batch in the moving average of the offsets.
         refresh: Share of the persistent chains that takes over new events in each step, if bits are clamped or
             the machine has a condition.
+        rao_blackwell: Take probabilities for the bits of the last partition in the negative phase.
+        n_temperatures: Temperatures of ``"pt"``.
+        hottest: Smallest inverse temperature of ``"pt"``.
+        l1: L1 decay of the couplings.
+        max_norm: Largest Euclidean norm of the couplings of a node.
+        programmable: Range of an annealer in which the parameters are kept.
+        measure_every: Steps between measurements of the mixing of the chains; 0 measures never.
+        measure_sweeps: Sweeps of a measurement.
+        sweeps_growth: Sweeps a step, in measured relaxation times, up to which ``n_sweeps`` grows; None keeps it.
+        max_sweeps: Sweeps a step beyond which it does not grow.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -54,12 +86,22 @@ class LearningSettings:
     learning_rate_final: float | None = None
     n_sweeps: int = 50
     n_chains: int = 512
-    method: Literal["pcd", "cd"] = "pcd"
-    gradient: Literal["centred", "plain"] = "centred"
+    method: Literal["pcd", "pt", "cd"] = "pcd"
+    gradient: GradientForm = "centred"
     optimizer: Literal["sgd", "adam"] = "sgd"
     weight_decay: float = 0.0
     offset_rate: float = 0.05
     refresh: float = 0.05
+    rao_blackwell: bool = False
+    n_temperatures: int = 10
+    hottest: float = 0.1
+    l1: float = 0.0
+    max_norm: float | None = None
+    programmable: ProgrammableRange | None = None
+    measure_every: int = 0
+    measure_sweeps: int = 200
+    sweeps_growth: float | None = None
+    max_sweeps: int = 1000
 
     def __post_init__(self) -> None:
         final = self.learning_rate if self.learning_rate_final is None else self.learning_rate_final
@@ -68,88 +110,30 @@ class LearningSettings:
             "learning_rate_final": (final > 0, "above 0"),
             "n_sweeps": (self.n_sweeps >= 1, "1 or more"),
             "n_chains": (self.n_chains >= 1, "1 or more"),
-            "method": (self.method in ("pcd", "cd"), "pcd or cd"),
-            "gradient": (self.gradient in ("centred", "plain"), "centred or plain"),
+            "method": (self.method in ("pcd", "pt", "cd"), "pcd, pt or cd"),
+            "gradient": (self.gradient in GRADIENT_FORMS, ", ".join(GRADIENT_FORMS)),
             "optimizer": (self.optimizer in ("sgd", "adam"), "sgd or adam"),
             "weight_decay": (self.weight_decay >= 0, "0 or more"),
             "offset_rate": (0 < self.offset_rate <= 1, "in (0, 1]"),
             "refresh": (0 <= self.refresh <= 1, "in [0, 1]"),
+            "n_temperatures": (self.n_temperatures >= 2, "2 or more"),
+            "hottest": (0 <= self.hottest < 1, "in [0, 1)"),
+            "measure_every": (self.measure_every >= 0, "0 or more"),
+            "measure_sweeps": (self.measure_sweeps >= LEAST_SWEEPS, f"{LEAST_SWEEPS} or more"),
+            "sweeps_growth": (self.sweeps_growth is None or self.sweeps_growth > 0, "above 0"),
+            "max_sweeps": (self.max_sweeps >= self.n_sweeps, "n_sweeps or more"),
         }
         for name, (holds, allowed) in rules.items():
             if not holds:
                 raise ConfigError(f"{name} = {getattr(self, name)!r} is out of range; it must be {allowed}")
+        Constraints(self.l1, self.max_norm, self.programmable)
+        if self.sweeps_growth is not None and not self.measure_every:
+            raise ConfigError("sweeps_growth needs measurements of the relaxation time; set measure_every")
 
-
-@dataclass(frozen=True)
-class PersistentChains:
-    """Chains that go on from step to step, each with the clamped values and the condition of an event of its own.
-
-    Args:
-        state: The chains; clamped bits hold the values of the chain's event.
-        condition: Condition of every chain (chains, n_c), or None.
-        oldest: The chain that takes over a new event next.
-    """
-
-    state: GibbsState
-    condition: Tensor | None = None
-    oldest: int = 0
-
-    @classmethod
-    def start(cls, data: GibbsState, condition: Tensor | None, n_chains: int, generator: torch.Generator) -> Self:
-        """Starts every chain at an event of the batch, all events as evenly as the numbers allow.
-
-        Args:
-            data: Bits of the batch.
-            condition: Conditions of the batch, or None.
-            n_chains: Number of chains.
-            generator: Source of the choice.
-        """
-        picks = _pick(data.n_chains, n_chains, generator)
-        return cls(GibbsState(data.states[picks]), None if condition is None else condition[picks])
-
-    def refresh(
-        self, data: GibbsState, condition: Tensor | None, n_new: int, generator: torch.Generator
-    ) -> "PersistentChains":
-        """Restarts the oldest chains at events of a batch.
-
-        Args:
-            data: Bits of the batch.
-            condition: Conditions of the batch, or None.
-            n_new: How many chains to restart.
-            generator: Source of the choice.
-        """
-        n_chains = self.state.n_chains
-        picks = _pick(data.n_chains, n_new, generator)
-        rows = (self.oldest + torch.arange(n_new, device=picks.device)) % n_chains
-        states = self.state.states.index_copy(0, rows, data.states[picks])
-        own = self.condition
-        if own is not None and condition is not None:
-            own = own.index_copy(0, rows, condition[picks])
-        return PersistentChains(GibbsState(states), own, (self.oldest + n_new) % n_chains)
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """Everything needed to go on bit for bit, as tensors on the CPU."""
-        tensors = {"states": self.state.states.to("cpu", torch.uint8), "oldest": torch.tensor(self.oldest)}
-        if self.condition is not None:
-            tensors["condition"] = self.condition.cpu().clone()
-        return tensors
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], device: torch.device) -> Self:
-        """Rebuilds the chains of :meth:`to_tensors` on a device."""
-        condition = tensors.get("condition")
-        return cls(
-            GibbsState(tensors["states"].to(device)),
-            None if condition is None else condition.to(device),
-            int(tensors["oldest"]),
-        )
-
-
-def _pick(n_events: int, n_wanted: int, generator: torch.Generator) -> Tensor:
-    """Events in random order, each as often as the others up to one."""
-    rounds = -(-n_wanted // n_events)
-    orders = [torch.randperm(n_events, generator=generator, device=generator.device) for _ in range(rounds)]
-    return torch.cat(orders)[:n_wanted]
+    @property
+    def constraints(self) -> Constraints:
+        """What acts on the parameters after each step."""
+        return Constraints(self.l1, self.max_norm, self.programmable)
 
 
 @dataclass(frozen=True)
@@ -158,10 +142,12 @@ class StepReport:
 
     Args:
         step: Number of the step, from 1.
-        energy_data: Mean energy of the batch.
+        energy_data: Mean energy of the batch, over its hidden bits too.
         energy_model: Mean energy of the chains.
         gradient_norm: Euclidean length of the direction of ascent.
         learning_rate: Step size that was used.
+        n_sweeps: Sweeps of the negative phase.
+        mixing: Measurement of the chains after the step, if one was due.
     """
 
     step: int
@@ -169,6 +155,8 @@ class StepReport:
     energy_model: float
     gradient_norm: float
     learning_rate: float
+    n_sweeps: int
+    mixing: MixingReport | None = None
 
     @property
     def energy_gap(self) -> float:
@@ -185,11 +173,13 @@ class PriorLearner:
         generator: Source of randomness, on the machine's device; its state is saved with the learner.
         clamped: Mask (N,) of bits that each event gives, for example ``topology.is_in_partition(0)``.
         n_steps: Steps after which the learning rate has reached its final value.
-        reduce: Mean over processes of a tensor, for data-parallel learning; applied to moments and energies.
+        reduce: Mean over processes of a tensor, for data-parallel learning; applied to moments.
         sampler: Sampler of the negative phase; block Gibbs if None.
+        hidden: Mask (N,) of bits that the data do not show, for example ``topology.is_in_partition(1)``.
 
     Raises:
-        ConfigError: If a final learning rate is set without ``n_steps``.
+        ConfigError: If settings do not fit each other or the machine.
+        PriorError: If the mask of hidden bits cannot be used.
     """
 
     def __init__(
@@ -201,6 +191,7 @@ class PriorLearner:
         n_steps: int | None = None,
         reduce: Callable[[Tensor], Tensor] | None = None,
         sampler: BlockGibbsSampler | None = None,
+        hidden: NDArray[np.bool_] | None = None,
     ) -> None:
         if settings.learning_rate_final is not None and not n_steps:
             raise ConfigError("learning_rate_final needs the number of steps; pass n_steps")
@@ -208,9 +199,19 @@ class PriorLearner:
         self.settings = settings
         self.generator = generator
         self.clamped = np.zeros(machine.n_nodes, dtype=np.bool_) if clamped is None else clamped
+        self.hidden: HiddenBits | None = None
+        if hidden is not None:
+            self.hidden = HiddenBits.of(machine.topology, hidden, settings.n_sweeps, machine.device)
+            if (hidden & self.clamped).any():
+                raise ConfigError("a bit cannot be both clamped and hidden; clamp visible bits only")
+        if settings.gradient == "mean-energy" and (machine.n_condition or self.clamped.any() or hidden is not None):
+            raise ConfigError(
+                "the mean-energy gradient is that of one law: use another with a condition, clamped or hidden bits"
+            )
         self.n_steps = n_steps
         self.n_done = 0
-        self.chains: PersistentChains | None = None
+        self.n_sweeps = settings.n_sweeps
+        self.chains: PersistentChains | TemperedChains | None = None
         self.offsets: Offsets | None = None
         self.sampler = sampler or BlockGibbsSampler(machine)
         self._reduce = reduce
@@ -221,30 +222,32 @@ class PriorLearner:
         """One update: data moments, one negative phase, one step of the optimiser.
 
         Args:
-            data_states: Bits of a batch (B, N), clamped ones included.
+            data_states: Bits of a batch (B, N), clamped ones included, hidden ones left out.
             condition: Conditions of the batch (B, n_c), if the machine has a condition.
 
         Raises:
             PriorError: If the data are not bits, a shape does not fit, or the parameters are no longer finite.
         """
         machine = self.machine
-        batch = GibbsState(data_states.detach().to(machine.device))
         own = None if condition is None else condition.detach().to(machine.device)
-        data = self._shared(machine.sufficient_statistics(batch.states, own))
+        batch = self._completed(data_states, own)
+        data = self._shared(machine.sufficient_statistics(batch, own))
         samples, sample_condition = self._negative_phase(batch, own)
-        model = self._shared(machine.sufficient_statistics(samples.states, sample_condition))
+        model = self._shared(machine.sufficient_statistics(self._smooth(samples, sample_condition), sample_condition))
         offsets = self.offsets or Offsets(data.first, data.condition)
         self.offsets = offsets.moved(data, self.settings.offset_rate)
-        gradient = contrastive_gradient(data, model, machine.neighbours, self.settings.gradient, self.offsets)
-        gradient = gradient.hold(self._held, machine.neighbours.ends)
+        gradient = self._direction(data, model, samples)
         report = StepReport(
             step=self.n_done + 1,
-            energy_data=self._mean_energy(batch, own),
-            energy_model=self._mean_energy(samples, sample_condition),
+            energy_data=_mean_energy(machine, data),
+            energy_model=_mean_energy(machine, model),
             gradient_norm=gradient.norm,
             learning_rate=self.learning_rate,
+            n_sweeps=self.n_sweeps,
         )
         self._climb(gradient)
+        if self.settings.measure_every and self.n_done % self.settings.measure_every == 0:
+            report = replace(report, mixing=self._measure(samples, sample_condition))
         return report
 
     @property
@@ -262,6 +265,8 @@ class PriorLearner:
             tensors["offsets.bits"] = self.offsets.bits.cpu().clone()
             if self.offsets.condition is not None:
                 tensors["offsets.condition"] = self.offsets.condition.cpu().clone()
+        if self.settings.sweeps_growth is not None:
+            tensors["n_sweeps"] = torch.tensor(self.n_sweeps)
         if self.chains is not None:
             tensors |= {f"chains.{name}": tensor for name, tensor in self.chains.to_tensors().items()}
         for index, entries in self._optimizer.state_dict()["state"].items():
@@ -285,7 +290,10 @@ class PriorLearner:
                     )
             self.n_done = int(tensors["n_done"])
             self.generator.set_state(tensors["generator"].cpu())
-            self.chains = PersistentChains.from_tensors(chains, device) if chains else None
+            kind = TemperedChains if self.settings.method == "pt" else PersistentChains
+            self.chains = kind.from_tensors(chains, device) if chains else None
+            if self.settings.sweeps_growth is not None:
+                self.n_sweeps = int(tensors["n_sweeps"])
             self.offsets = None
             if offsets:
                 condition = offsets.get("condition")
@@ -303,21 +311,71 @@ class PriorLearner:
             state.setdefault(int(index), {})[key] = tensor.clone()
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
 
-    def _negative_phase(self, batch: GibbsState, condition: Tensor | None) -> tuple[GibbsState, Tensor | None]:
+    def _completed(self, data_states: Tensor, condition: Tensor | None) -> Tensor:
+        """The batch as (B, N): bits, and probabilities where they are hidden."""
+        bits = GibbsState(data_states.detach().to(self.machine.device)).states
+        if self.hidden is None:
+            return bits
+        return self.hidden.complete(self.sampler, bits, self.generator, condition)
+
+    def _negative_phase(self, batch: Tensor, condition: Tensor | None) -> tuple[GibbsState, Tensor | None]:
+        def events() -> GibbsState:
+            return GibbsState(batch if self.hidden is None else drawn(batch, self.generator))
+
         if self.settings.method == "cd":
-            return self._sampled(batch, condition), condition
+            start = events()
+            return self.sampler.sample(start, self.n_sweeps, self.generator, self.clamped, condition), condition
         chains = self.chains
         if chains is None:
-            chains = PersistentChains.start(batch, condition, self.settings.n_chains, self.generator)
+            chains = self._started(events(), condition)
         elif self.clamped.any() or condition is not None:
             n_new = round(self.settings.refresh * self.settings.n_chains)
-            chains = chains.refresh(batch, condition, n_new, self.generator)
-        state = self._sampled(chains.state, chains.condition)
-        self.chains = PersistentChains(state, chains.condition, chains.oldest)
-        return state, chains.condition
+            chains = chains.refresh(events(), condition, n_new, self.generator)
+        self.chains = chains.advanced(self.sampler, self.n_sweeps, self.generator, self.clamped)
+        return self.chains.state, self.chains.condition
 
-    def _sampled(self, state: GibbsState, condition: Tensor | None) -> GibbsState:
-        return self.sampler.sample(state, self.settings.n_sweeps, self.generator, self.clamped, condition)
+    def _started(self, events: GibbsState, condition: Tensor | None) -> PersistentChains | TemperedChains:
+        settings = self.settings
+        if settings.method == "pt":
+            ladder = np.linspace(settings.hottest, 1.0, settings.n_temperatures).tolist()
+            return TemperedChains.start(events, condition, settings.n_chains, ladder, self.generator)
+        return PersistentChains.start(events, condition, settings.n_chains, self.generator)
+
+    def _smooth(self, samples: GibbsState, condition: Tensor | None) -> Tensor:
+        """The samples, or bits and probabilities of the same mean."""
+        if not self.settings.rao_blackwell:
+            return samples.states
+        last = self.machine.topology.n_partitions - 1
+        return partition_means(self.machine, samples.states, last, condition, self._held)
+
+    def _direction(self, data: Moments, model: Moments, samples: GibbsState) -> Gradient:
+        machine, form = self.machine, self.settings.gradient
+        if form == "mean-field":
+            gradient = mean_field_gradient(data, model, machine.neighbours)
+        elif form == "mean-energy":
+            covariance = self._shared(energy_covariance(machine, samples.states))
+            gradient = mean_energy_gradient(data, model, covariance)
+        else:
+            gradient = contrastive_gradient(data, model, machine.neighbours, form, self.offsets)
+        return gradient.hold(self._held, machine.neighbours.ends) if self.clamped.any() else gradient
+
+    def _measure(self, samples: GibbsState, condition: Tensor | None) -> MixingReport:
+        """Looks at the mixing of the chains, which stay where they are, and lets the sweeps grow if that is wanted."""
+        settings, chains = self.settings, self.chains
+        rest: dict[str, Any] = {
+            "measured_sweeps": settings.measure_sweeps,
+            "n_sweeps": self.n_sweeps,
+            "clamped": self.clamped,
+            "condition": condition,
+        }
+        if isinstance(chains, TemperedChains):
+            tempering = chains.tempering(self.sampler)
+            found = measure_mixing(self.machine, tempering, chains.replicas, self.generator, **rest)
+        else:
+            found = measure_mixing(self.machine, self.sampler, samples, self.generator, **rest)
+        if settings.sweeps_growth is not None:
+            self.n_sweeps = grown_sweeps(found, settings.sweeps_growth, settings.max_sweeps)
+        return found
 
     def _shared(self, moments: Moments) -> Moments:
         if self._reduce is None:
@@ -329,11 +387,6 @@ class PriorLearner:
             condition=None if moments.condition is None else self._reduce(moments.condition),
         )
 
-    @torch.no_grad()
-    def _mean_energy(self, state: GibbsState, condition: Tensor | None) -> float:
-        mean = self.machine.energy(state.states, condition).mean()
-        return float(mean if self._reduce is None else self._reduce(mean))
-
     def _climb(self, gradient: Gradient) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
@@ -343,6 +396,7 @@ class PriorLearner:
             self.machine.condition_weights.grad = gradient.condition_weights
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        self.settings.constraints.apply(self.machine, self.learning_rate)
         self.n_done += 1
 
 
@@ -354,6 +408,14 @@ def _optimizer(machine: BoltzmannMachine, settings: LearningSettings) -> torch.o
     ]
     kind = torch.optim.SGD if settings.optimizer == "sgd" else torch.optim.Adam
     return kind(groups, lr=settings.learning_rate, maximize=True)
+
+
+@torch.no_grad()
+def _mean_energy(machine: BoltzmannMachine, moments: Moments) -> float:
+    mean = machine.biases @ moments.first + machine.couplings @ moments.second
+    if machine.condition_weights is not None and moments.cross is not None:
+        mean = mean + (machine.condition_weights * moments.cross).sum()
+    return -float(mean)
 
 
 def _inner(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
