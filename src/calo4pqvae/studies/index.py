@@ -1,0 +1,133 @@
+"""One self-contained page over all studies in a folder: every figure, number and text.
+
+The page is made from what the studies wrote (``result.json``, ``finding.txt`` and the figures), not from memory, so that
+it can be made again at any time and shows studies of several days beside each other. All numbers of the page stand
+together in ``metrics.json`` beside it.
+"""
+
+import base64
+import html
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from calo4pqvae.atomic import write_json, write_text
+from calo4pqvae.errors import DataError
+from calo4pqvae.evaluation.page import Section, mapping_html, page_html, paragraph, table_html
+from calo4pqvae.studies.registry import STUDIES
+from calo4pqvae.studies.study import RESULT
+
+__all__ = ["INDEX", "METRICS", "read_results", "write_index"]
+
+INDEX, METRICS = "index.html", "metrics.json"
+_NUMBER_KEYS = {"value", "error", "n", "seed"}
+_LONGEST_TABLE = 60  # rows of a study's numbers that are shown at once; more are folded away
+
+
+def write_index(folder: Path) -> Path:
+    """Writes the page of all studies in a folder.
+
+    Args:
+        folder: Folder with one folder a study.
+
+    Returns:
+        The page.
+
+    Raises:
+        DataError: If the folder holds no result, or one is damaged.
+        OutputError: If the page cannot be written.
+    """
+    results = read_results(folder)
+    sections = [_section(result, folder / str(result["study"])) for result in results]
+    total = sum(float(result["runtime_s"]) for result in results)
+    lead = paragraph(
+        f"{len(results)} studies of the Boltzmann machine; {total:.0f} s of work in all. Every text is written from the "
+        "numbers below it by the command that made them.",
+        "summary",
+    )
+    write_json(folder / METRICS, {str(result["study"]): result for result in results})
+    write_text(folder / INDEX, page_html("Studies of the Boltzmann machine", lead, sections))
+    return folder / INDEX
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """Results of the studies in a folder, in the order of the registry.
+
+    Raises:
+        DataError: If there is none, or one is damaged.
+    """
+    results = [_read(folder / name / RESULT) for name in STUDIES if (folder / name / RESULT).is_file()]
+    if not results:
+        raise DataError(f"{folder} holds no result of a study; run one first (calo4pqvae study all --out {folder})")
+    return results
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("study", "title", "text", "figures", "numbers", "settings", "seed", "runtime_s", "versions"):
+            result[key]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise DataError(f"{path} is damaged ({error}); run its study again") from error
+    return result
+
+
+def _section(result: Mapping[str, Any], folder: Path) -> Section:
+    name = str(result["study"])
+    command = f"calo4pqvae study {name} --seed {result['seed']}; {result['runtime_s']:.1f} s"
+    parts = [paragraph(f"{name}: {command}"), *(paragraph(text) for text in result["text"])]
+    parts += [_image_html(folder / f"{one['stem']}.png", str(one["caption"])) for one in result["figures"]]
+    rows = _number_rows(result["numbers"])
+    parts.append(_folded(f"Numbers ({len(rows)})", table_html(rows), is_open=len(rows) <= _LONGEST_TABLE))
+    parts.append(_folded("Settings and versions", mapping_html({**result["settings"], **result["versions"]})))
+    return Section(name, str(result["title"]), "\n".join(parts), result["numbers"])
+
+
+def _image_html(path: Path, caption: str) -> str:
+    """A figure that was saved, within the page."""
+    if not path.is_file():
+        raise DataError(f"{path} is missing; run its study again")
+    text = html.escape(caption)
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+
+
+def _folded(title: str, body: str, *, is_open: bool = False) -> str:
+    return f"<details{' open' if is_open else ''}><summary>{html.escape(title)}</summary>{body}</details>"
+
+
+def _number_rows(numbers: Mapping[str, Any], prefix: str = "") -> list[dict[str, str]]:
+    """Numbers as rows: estimates with their errors, plain values, lists in one cell."""
+    rows: list[dict[str, str]] = []
+    for key, value in numbers.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and set(value) == _NUMBER_KEYS:
+            rows.append(_row(name, value["value"], value["error"], value["n"], value["seed"]))
+        elif isinstance(value, Mapping):
+            rows += _number_rows(value, f"{name} / ")
+        elif isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
+            rows += _number_rows({str(place): one for place, one in enumerate(value)}, f"{name} / ")
+        else:
+            rows.append(_row(name, value, None, None, None))
+    return rows
+
+
+def _row(name: str, value: object, error: object, n: object, seed: object) -> dict[str, str]:
+    return {
+        "number": name,
+        "value": _told(value),
+        "error": _told(error),
+        "n": _told(n),
+        "seed": _told(seed),
+    }
+
+
+def _told(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_told(one) for one in value)
+    return str(value)

@@ -1,0 +1,143 @@
+"""The planner against products done by hand."""
+
+import json
+
+import pytest
+
+from calo4pqvae.annealer.chip_table import CHIPS, access_time, chip
+from calo4pqvae.annealer.planner import (
+    PROTOCOLS,
+    Job,
+    ProtocolCost,
+    plain_hours,
+    plan,
+    plan_table,
+    protocol_cost,
+    ways_out,
+)
+from calo4pqvae.annealer.protocols import PROTOCOLS as STRATEGIES
+from calo4pqvae.errors import AnnealerError
+
+JOB = Job(n_qubits=1208, n_samples=100_000, n_epochs=200, n_conditions=100_000)
+ZEPHYR = chip("advantage2")
+
+
+def test_twenty_milliseconds_times_100k_times_200_is_111_hours() -> None:
+    assert plain_hours() == pytest.approx(111.1, abs=0.05)
+    assert plain_hours(0.016, 80_000, 1) == pytest.approx(0.016 * 80_000 / 3600)
+
+
+def test_one_read_a_sample_is_the_product_with_the_time_of_a_call() -> None:
+    row = plan(JOB, protocol_cost("one-read"), ZEPHYR)
+    call = access_time(ZEPHYR, 1, n_qubits=1208).seconds
+    assert (row.programmings, row.reads) == (20_000_000, 20_000_000)
+    assert row.access_seconds == pytest.approx(call * 2e7, rel=1e-12)
+    assert row.access_hours == pytest.approx(plain_hours(call), rel=1e-12)
+
+
+def test_a_group_shares_a_programming() -> None:
+    job = Job(n_qubits=1208, n_samples=1050, n_epochs=3, n_conditions=10)
+    row = plan(job, protocol_cost("same-reads"), ZEPHYR, most_reads=100)
+    assert row.programmings == 3 * 10 * 2  # 105 reads a condition take two calls of 100 at most
+    calls = 3 * 10 * (access_time(ZEPHYR, 100, n_qubits=1208).seconds + access_time(ZEPHYR, 5, n_qubits=1208).seconds)
+    assert row.access_seconds == pytest.approx(calls, rel=1e-12)
+    assert row.seconds_per_sample == pytest.approx(calls / 3150, rel=1e-12)
+    assert row.wall_seconds == pytest.approx(calls + 60 * 0.22, rel=1e-12)
+
+
+def test_uneven_groups_are_shared_in_whole_numbers() -> None:
+    job = Job(n_qubits=10, n_samples=11, n_conditions=2)
+    assert plan(job, protocol_cost("same-reads"), ZEPHYR, most_reads=5).programmings == 1 + 2  # groups of 5 and of 6
+
+
+def test_estimates_are_paid_for() -> None:
+    job = Job(n_qubits=1208, n_samples=100, n_epochs=2)
+    one, estimate = (access_time(ZEPHYR, n, n_qubits=1208).seconds for n in (1, 256))
+    before = plan(job, protocol_cost("before-each"), ZEPHYR)
+    assert before.programmings == 200 * 21
+    assert before.access_seconds == pytest.approx(200 * (one + 20 * estimate), rel=1e-12)
+    once = plan(job, protocol_cost("once"), ZEPHYR)
+    assert once.access_seconds == pytest.approx(200 * one + 20 * estimate, rel=1e-12)
+    waiting = plan(job, protocol_cost("once-with-wait"), ZEPHYR)
+    assert waiting.access_seconds == once.access_seconds
+    assert waiting.wall_seconds - once.wall_seconds == pytest.approx(200 * 2.5)
+    single = plan(job, protocol_cost("one-read-per-call"), ZEPHYR)
+    assert single.access_seconds == pytest.approx((200 + 20 * 256) * one, rel=1e-12)
+
+
+def test_planned_protocols_are_those_that_exist() -> None:
+    assert set(STRATEGIES) == set(PROTOCOLS) - {"one-read"}
+
+
+def test_the_published_budget_of_an_estimate_per_sample() -> None:
+    """16.1 ms a one-read call, twenty calls an event, 80,000 events: 7.16 h an epoch."""
+    hours = plain_hours(20 * 0.0161, 80_000, 1)
+    assert hours == pytest.approx(7.16, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "one_ms", "hundred_ms", "thousand_ms"),
+    [
+        ("Advantage_system4", 14.4, 0.416, 0.290),
+        ("Advantage_system6", 14.4, 0.355, 0.228),
+        ("Advantage2_system1", 33.8, 0.518, 0.215),
+        ("Advantage2_system2", 24.6, 0.381, 0.160),
+        ("Advantage2_system4", 8.1, 0.166, 0.094),
+    ],
+)
+def test_times_of_a_sample_are_those_of_the_documented_table(
+    name: str, one_ms: float, hundred_ms: float, thousand_ms: float
+) -> None:
+    entry = chip(name)
+    for n_samples, expected in ((1, one_ms), (100, hundred_ms), (1000, thousand_ms)):
+        row = plan(Job(entry.n_qubits, n_samples), protocol_cost("same-reads"), entry)
+        assert row.seconds_per_sample * 1e3 == pytest.approx(expected, rel=0.01)
+
+
+def test_each_way_out_is_cheaper_than_the_last() -> None:
+    rows = ways_out(JOB, ZEPHYR, n_bins=100, prior_epochs=50, prior_samples=20_000)
+    assert [row.protocol for row in rows] == ["before-each", "one-read", *["same-reads"] * 4]
+    hours = [row.access_hours for row in rows]
+    assert hours == sorted(hours, reverse=True)
+    assert hours[1] == pytest.approx(hours[2])  # every energy of its own: grouping gains nothing
+    assert hours[3] < hours[2] / 100
+    assert rows[4].access_seconds == pytest.approx(rows[3].access_seconds / 4)
+    last = 50 * 100 * access_time(ZEPHYR, 200, n_qubits=1208).seconds
+    assert rows[5].access_seconds == pytest.approx(last, rel=1e-12)
+
+
+def test_the_table_has_a_row_for_each_chip_and_protocol() -> None:
+    rows = plan_table(JOB, price_per_hour=1000.0)
+    assert len(rows) == len(CHIPS) * len(PROTOCOLS)
+    small = [row for row in rows if row.chip == "Advantage2_system4"]
+    assert not any(row.fits for row in small)  # 1,208 qubits on a chip of 1,202
+    row = next(row for row in rows if row.fits)
+    assert row.price == pytest.approx(1000 * row.access_hours)
+    assert json.loads(json.dumps(row.to_dict()))["access_hours"] == row.access_hours
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"n_samples": 0}, "is no job"),
+        ({"n_conditions": 200_000}, "more conditions than samples"),
+    ],
+)
+def test_jobs_that_are_none(changes: dict[str, int], told: str) -> None:
+    with pytest.raises(AnnealerError, match=told):
+        Job(**{"n_qubits": 10, "n_samples": 100_000, "n_epochs": 1, "n_conditions": 1} | changes)
+
+
+def test_plans_that_cannot_be() -> None:
+    with pytest.raises(AnnealerError, match=r"takes 1 to 10000 reads of 1208 qubits a call, not 20000"):
+        plan(JOB, protocol_cost("same-reads"), ZEPHYR, most_reads=20_000)
+    with pytest.raises(AnnealerError, match="there is no protocol 'luck'"):
+        protocol_cost("luck")
+    with pytest.raises(AnnealerError, match="ask for fewer"):
+        ways_out(JOB, ZEPHYR, n_bins=100, prior_epochs=500, prior_samples=20_000)
+
+
+def test_the_run_limit_bounds_a_call() -> None:
+    full = Job(n_qubits=4577, n_samples=10_000)
+    assert plan(full, protocol_cost("same-reads"), ZEPHYR).programmings == 2  # 8,256 reads fit in a second
+    assert plan(full, ProtocolCost("long", is_grouped=True), ZEPHYR, anneal_us=2000.0).programmings == 22
