@@ -44,6 +44,7 @@ FLOORS = (
     {"atomic", "config", "condition", "checkpoints", "download"},
     {"showers", "prior"},
     {
+        "annealer",
         "autoencoder",
         "evaluation",
         "latent_prior",
@@ -58,22 +59,24 @@ FLOORS = (
     },
     {"calibration", "prior_runs"},
     {"loops", "generation", "prior_training"},
-    {"training", "run_report", "summary", "prior_assessment"},
-    {"prior_commands"},
+    {"training", "run_report", "summary", "prior_assessment", "annealer_sampling"},
+    {"studies"},
+    {"annealer_commands", "prior_commands", "study_commands"},
     {"cli"},
 )
 """The units of each floor, from the ground up; docs/architecture.md shows the same."""
 
 PLACES = {
-    "typer": ("cli.py", "prior_commands.py"),
+    "typer": ("cli.py", "annealer_commands.py", "prior_commands.py", "study_commands.py"),
     "rich": ("cli.py", "summary.py", "terminal.py"),
     "pooch": ("download.py",),
-    "dwave": ("prior/chips.py",),
+    "dwave": ("prior/chips.py", "annealer/"),
+    "dimod": ("annealer/",),
     "numba": ("prior/kernels/",),
     "llvmlite": ("prior/kernels/",),
     "triton": ("prior/kernels/",),
     "sklearn": ("evaluation/classifiers.py",),
-    "matplotlib": ("evaluation/",),
+    "matplotlib": ("evaluation/", "studies/"),
     "mplhep": ("evaluation/",),
     "lightning_fabric": ("fabric.py", "loops.py", "training.py"),
 }

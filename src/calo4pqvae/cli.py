@@ -13,8 +13,10 @@ import typer
 from rich.markup import escape
 
 from calo4pqvae import __version__
+from calo4pqvae.annealer_commands import annealer_app
 from calo4pqvae.errors import CaloError
 from calo4pqvae.prior_commands import prior_app
+from calo4pqvae.study_commands import study
 from calo4pqvae.terminal import bars as progress_bars
 from calo4pqvae.terminal import complaints, console
 
@@ -31,6 +33,8 @@ config_app = typer.Typer(no_args_is_help=True, help="Presets and settings.")
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(prior_app, name="prior")
+app.add_typer(annealer_app, name="annealer")
+app.command("study")(study)
 
 _INTERRUPTED = 130  # the exit code that typer makes of Ctrl-C
 _UsageError: Any = typer.BadParameter.__mro__[1]  # of a command line that cannot be parsed; typer gives it no name
