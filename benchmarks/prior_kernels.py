@@ -76,7 +76,7 @@ def machine_on(topology: Topology) -> BoltzmannMachine:
 
 def packed(machine: BoltzmannMachine, kernel: KernelName, precision: Precision) -> Sweeps:
     """A kernel of this package."""
-    sampler, generator = BlockGibbsSampler(machine, kernel, precision), torch.Generator().manual_seed(2)
+    sampler, generator = BlockGibbsSampler(machine, kernel), torch.Generator().manual_seed(2)
     state = sampler.init(N_CHAINS, generator)
     return lambda n_sweeps: sampler.sample(state, n_sweeps, generator)
 

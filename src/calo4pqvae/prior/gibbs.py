@@ -218,7 +218,7 @@ def _open(choice: KernelChoice) -> Kernel[Any]:
     if choice.name == "packed":
         from calo4pqvae.prior.kernels.packed import PackedBlocks  # compiles, so not before it is needed
 
-        return PackedBlocks(choice.precision)
+        return PackedBlocks()
     if choice.name == "triton":
         return TritonBlocks()
     return TorchBlocks({"torch-sparse": 2.0, "torch-dense": 0.0}.get(choice.name, 0.4))

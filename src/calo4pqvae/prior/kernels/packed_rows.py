@@ -6,6 +6,7 @@ all rows share all. The grouping depends on graph and clamp mask alone.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Self
 
@@ -41,11 +42,17 @@ class PackedRows:
     groups: IntArray
     common: IntArray
     common_couplers: IntArray
+    common_rows: IntArray
     own: IntArray
     own_couplers: IntArray
     own_offsets: IntArray
 
-    @property
+    @cached_property
+    def own_rows(self) -> IntArray:
+        """Row of each entry of ``own``."""
+        return np.repeat(np.arange(len(self.nodes)), np.diff(self.own_offsets))
+
+    @cached_property
     def largest_degree(self) -> int:
         """Most neighbours of a row."""
         shared = np.zeros(len(self.nodes), dtype=np.int64)
@@ -65,7 +72,7 @@ class PackedRows:
         build = _Builder(neighbours)
         for nodes in topology.slices:
             free = [node for node in range(nodes.start, nodes.stop) if not mask[node]]
-            for members in _grouped(free, matrix):
+            for members in sorted(map(build.sorted_, _grouped(free, matrix)), key=build.shape):
                 build.add(members)
         return cls(*build.arrays())
 
@@ -79,9 +86,18 @@ class _Builder:
         self.groups: list[tuple[int, int, int, int, int]] = []
         self.common: list[int] = []
         self.common_couplers: list[int] = []
+        self.common_rows: list[int] = []
         self.own: list[int] = []
         self.own_couplers: list[int] = []
         self.own_offsets = [0]
+
+    def shape(self, members):
+        lists = [set(self.neighbours[node]) for node in members]
+        shared = len(set.intersection(*lists)) if len(lists) > 1 else 0
+        return (-len(members), -shared, [-len(e) for e in lists])
+
+    def sorted_(self, members):
+        return sorted(members, key=lambda node: -len(self.neighbours[node]))
 
     def add(self, members: list[int]) -> None:
         lists = [self.neighbours[node] for node in members]
@@ -91,6 +107,7 @@ class _Builder:
         self.groups.append((len(members), len(self.nodes), start, start + len(shared), shift))
         self.common += shared
         self.common_couplers += [couplers[node] for node in shared for couplers in lists]
+        self.common_rows += [len(self.nodes) + place for _ in shared for place in range(len(lists))]
         taken = set(shared)
         for node, couplers in zip(members, lists, strict=True):
             self.nodes.append(node)
@@ -106,6 +123,7 @@ class _Builder:
             self.groups,
             self.common,
             self.common_couplers,
+            self.common_rows,
             self.own,
             self.own_couplers,
             self.own_offsets,
