@@ -14,6 +14,7 @@ of a sum in float32.
 """
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from calo4pqvae.errors import PriorError
 from calo4pqvae.prior.kernels.call import SweepCall
-from calo4pqvae.prior.kernels.packed_lanes import N_STREAMS, TABLE, sweep
+from calo4pqvae.prior.kernels.packed_lanes import N_STREAMS, TABLE, sweep, sweep_mixed
 from calo4pqvae.prior.kernels.packed_rows import PackedRows
 from calo4pqvae.prior.kernels.packing import BLOCK, Words, pack, unpack
 from calo4pqvae.prior.kernels.squeeze import tabulate
@@ -87,6 +88,7 @@ class PackedPlan:
 class _Work:
     """A running call: what the compiled code reads for each block, and the arrays that must outlive it."""
 
+    sweeper: Callable[..., None]
     groups: NDArray[np.int64]
     tables: NDArray[np.int64]  # (blocks, entries of TABLE)
     n_sweeps: int
@@ -96,9 +98,12 @@ class _Work:
     def of(cls, plan: PackedPlan, call: SweepCall, words: Words) -> "_Work":
         rows, n_blocks = plan.rows, len(words)
         fields = call.fields.detach().numpy()[..., rows.nodes].astype(np.float64)
-        scaled = _Scaled.of(rows, call.couplings.detach().numpy().astype(np.float64), fields)
-        has_own_fields, betas, squeeze = fields.ndim > 1, call.betas, tabulate()
+        betas = call.betas
         rate = -_LOG2_E * (float(call.beta) if betas is None else 1.0)
+        scaled = _Scaled.of(rows, rate * call.couplings.detach().numpy().astype(np.float64), rate * fields)
+        is_mixed = betas is not None or bool((scaled.shifts < 1).any())
+        constant = scaled.fields if is_mixed else scaled.fields + (1 << (scaled.shifts - 1)).astype(np.int32)
+        has_own_fields, squeeze = fields.ndim > 1, tabulate()
         same: dict[str, NDArray[np.generic]] = {
             "common": plan.common,
             "common_weights": scaled.common,
@@ -106,39 +111,39 @@ class _Work:
             "own_weights": scaled.own,
             "own_offsets": rows.own_offsets,
             "places": plan.places,
-            "steps": (rate * scaled.steps).astype(np.float32),
+            "steps": (2.0 ** -(scaled.shifts + 11.0)).astype(np.float32),
+            "shifts": scaled.shifts,
             "brackets": squeeze.coefficients,
         }
         by_block: dict[str, NDArray[np.generic]] = {
             "words": words,
-            "rates": _padded(np.ones(0, dtype=np.float32) if betas is None else betas.numpy(), n_blocks),
+            "rates": _padded(np.ones(len(call.states), dtype=np.float32) if betas is None else betas.numpy(), n_blocks),
             "streams": _streams(n_blocks, call.generator),
         }
         (by_block if has_own_fields else same)["fields"] = (
-            _by_block(scaled.fields, n_blocks) if has_own_fields else scaled.fields
+            _by_block(constant, n_blocks) if has_own_fields else constant
         )
         numbers = {
             "has_own_fields": int(has_own_fields),
-            "has_own_rates": int(betas is not None),
             "width": squeeze.width,
         }
         table = numbers | {name: _address(array) for name, array in (same | by_block).items()}
         tables = np.tile(np.array([table[name] for name in TABLE], dtype=np.int64), (n_blocks, 1))
         for name, array in by_block.items():
             tables[:, TABLE.index(name)] += np.arange(n_blocks) * (array.nbytes // n_blocks)
-        return cls(rows.groups, tables, call.n_sweeps, (*same.values(), *by_block.values()))
+        return cls(sweep_mixed if is_mixed else sweep, rows.groups, tables, call.n_sweeps, (*same.values(), *by_block.values()))
 
     def sweep(self, block: int) -> None:
         """Runs all sweeps of one block of chains."""
         for start in range(0, self.n_sweeps, _SWEEPS_AT_A_TIME):
-            sweep(self.tables[block], self.groups, min(_SWEEPS_AT_A_TIME, self.n_sweeps - start))
+            self.sweeper(self.tables[block], self.groups, min(_SWEEPS_AT_A_TIME, self.n_sweeps - start))
 
 
 @dataclass(frozen=True)
 class _Scaled:
     """Parameters as integers in steps of each row."""
 
-    steps: NDArray[np.float64]  # (rows,)
+    shifts: NDArray[np.int32]  # (rows,): step 2**-(11 + shift) of x
     common: NDArray[np.int32]
     own: NDArray[np.int32]
     fields: NDArray[np.int32]  # (rows,) or (chains, rows)
@@ -152,13 +157,15 @@ class _Scaled:
             sums += np.bincount(rows.own_rows, np.maximum(sign * own, 0), len(largest))
             np.maximum(largest, sums, out=largest)
         largest += np.abs(fields).max(axis=0, initial=0.0) if fields.ndim > 1 else np.abs(fields)
-        steps = largest / (2.0**31 - 2 - rows.largest_degree)
-        steps[steps == 0] = 1.0
+        with np.errstate(divide="ignore"):
+            bits = np.floor(np.log2((2.0**31 - 2 - 2**20 - rows.largest_degree) / largest))
+        shifts = np.minimum(bits - 11, 20).astype(np.int32)
+        scale = 2.0 ** (shifts + 11)
         return cls(
-            steps,
-            np.rint(common / steps[rows.common_rows]).astype(np.int32),
-            np.rint(own / steps[rows.own_rows]).astype(np.int32),
-            np.rint(fields / steps).astype(np.int32),
+            shifts,
+            np.rint(common * scale[rows.common_rows]).astype(np.int32),
+            np.rint(own * scale[rows.own_rows]).astype(np.int32),
+            np.rint(fields * scale).astype(np.int32),
         )
 
 

@@ -36,14 +36,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-__all__ = ["N_STREAMS", "TABLE", "sweep"]
+__all__ = ["N_STREAMS", "TABLE", "sweep", "sweep_mixed"]
 
 N_STREAMS = 16
 """Random-number streams of a block, four 32-bit words each."""
 
 TABLE = (
     "words", "common", "common_weights", "own", "own_weights", "own_offsets", "places", "fields", "has_own_fields",
-    "steps", "rates", "has_own_rates", "streams", "brackets", "width",
+    "steps", "shifts", "rates", "streams", "brackets", "width",
 )  # fmt: skip
 """What a sweep is given, in the order of its table of 64-bit entries; most are addresses of arrays:
 
@@ -78,9 +78,10 @@ _jit = cast(Jit, njit(nogil=True, cache=True, boundscheck=False))
 class _Code:
     """The few LLVM forms that the kernel needs, on one builder."""
 
-    def __init__(self, builder: ir.IRBuilder, features: str) -> None:
+    def __init__(self, builder: ir.IRBuilder, features: str, is_mixed: bool) -> None:
         self.b = builder
-        self.has_permute = "+avx512bw" in features.split(",")
+        self.is_mixed = is_mixed
+        self.has_brackets = "+avx512bw" in features.split(",")
 
     def address(self, base: ir.Value, n_bytes: int) -> ir.Value:
         return self.b.add(base, _long(n_bytes)) if n_bytes else base
@@ -119,9 +120,7 @@ class _Code:
 
     def high_product(self, x: ir.Value, y: ir.Value) -> ir.Value:
         """Upper halves of products of unsigned 16-bit numbers."""
-        wide = ir.VectorType(_I32, _SHORTS.count)
-        product = self.b.mul(self.b.zext(x, wide), self.b.zext(y, wide))
-        return self.b.trunc(self.b.lshr(product, ir.Constant(wide, [16] * wide.count)), _SHORTS)
+        return self._call("llvm.x86.avx512.pmulhu.w.512", [x, y])
 
     def fma(self, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
         return self._call(f"llvm.fma.v{_LANES}f32", [x, y, z])
@@ -130,10 +129,13 @@ class _Code:
         """Entries of a table of 32 shorts."""
         return self._call("llvm.x86.avx512.permvar.hi.512", [table, index])
 
-    def _call(self, name: str, values: list[ir.Value]) -> ir.Value:
+    def pack(self, low: ir.Value, high: ir.Value) -> ir.Value:
+        return self._call("llvm.x86.avx512.packssdw.512", [low, high], _SHORTS)
+
+    def _call(self, name: str, values: list[ir.Value], result=None) -> ir.Value:
         function = self.b.module.globals.get(name)
         if function is None:
-            kind = ir.FunctionType(values[0].type, [value.type for value in values])
+            kind = ir.FunctionType(result or values[0].type, [value.type for value in values])
             function = ir.Function(self.b.module, kind, name)
         return self.b.call(function, values)
 
@@ -277,61 +279,72 @@ def _constant(code: _Code, given: Given, row: ir.Value) -> list[ir.Value]:
     )
 
 
-def _factors(code: _Code, given: Given, row: ir.Value) -> list[ir.Value]:
-    """What turns sums of a row into x."""
-    step = code.splat(code.entry(given["steps"], row, _F32, 4), _FLOATS)
-
-    def each() -> list[ir.Value]:
-        rates = (code.load(code.address(given["rates"], 64 * part), _FLOATS) for part in range(_PARTS))
-        return [code.b.fmul(step, rate) for rate in rates]
-
-    return _either(code, given["has_own_rates"], each, lambda: step)
-
-
 def _draw_row(code: _Code, given: Given, row: ir.Value, sums: list[ir.Value], random: _Random) -> None:
     """Draws one row for 64 chains and stores its word."""
     b = code.b
     place = b.add(given["words"], code.entry(given["places"], row, _I64, 8))
-    factors = _factors(code, given, row)
-    values = [b.sitofp(part, _FLOATS) for part in sums]
     drawn = [random.draw() for _ in range(2)]
-    flips = []
+    if not code.has_brackets:
+        _draw_exactly(code, given, row, sums, drawn, None, place, random)
+        return
+    units = _units(code, given, row, sums)
+    flips = [b.icmp_signed("<", part, _shorts(0)) for part in units]
     is_open = ir.Constant(_I32, 0)
     for half in range(2):
-        parts = slice(2 * half, 2 * half + 2)
-        units = _units(code, values[parts], factors[parts])
-        flips.append(b.icmp_signed("<", units, _shorts(0)))
-        if code.has_permute:
-            against, unsure = _squeeze(code, given, b.select(flips[half], b.neg(units), units), drawn[half])
-            code.store(b.bitcast(b.xor(against, flips[half]), _I32), code.address(place, 4 * half))
-            is_open = b.or_(is_open, b.bitcast(unsure, _I32))
+        against, unsure = _squeeze(code, given, b.select(flips[half], b.neg(units[half]), units[half]), drawn[half])
+        code.store(b.bitcast(b.xor(against, flips[half]), _I32), code.address(place, 4 * half))
+        is_open = b.or_(is_open, b.bitcast(unsure, _I32))
     exact, after = b.append_basic_block("exact"), b.append_basic_block("after")
-    if code.has_permute:
-        b.cbranch(b.icmp_unsigned("!=", is_open, ir.Constant(_I32, 0)), exact, after).set_weights([1, 63])
-    else:
-        b.branch(exact)
+    b.cbranch(b.icmp_unsigned("!=", is_open, ir.Constant(_I32, 0)), exact, after).set_weights([1, 63])
     b.position_at_end(exact)
-    for half in range(2):
-        more = random.draw()
-        for part in (2 * half, 2 * half + 1):
-            first = _LANES * (part % 2)
-            upper, lower = (b.zext(code.lanes(bits, first), _INTS) for bits in (drawn[half], more))
-            flip = code.lanes(flips[half], first)
-            x = b.fmul(values[part], factors[part])
-            rare = _decide(code, b.select(flip, b.fneg(x), x), b.or_(b.shl(upper, _ints(16)), lower))
-            code.store(b.bitcast(b.xor(rare, flip), _I16), code.address(place, 2 * part), align=2)
+    _draw_exactly(code, given, row, sums, drawn, flips, place, random)
     b.branch(after)
     b.position_at_end(after)
 
 
-def _units(code: _Code, values: list[ir.Value], factors: list[ir.Value]) -> ir.Value:
-    """x of 32 chains in units of 2**-11, as 16-bit integers that stop at their limits."""
-    rounded = []
-    for value, factor in zip(values, factors, strict=True):
-        near = code.fma(value, factor, _floats(_TO_UNITS))
-        rounded.append(code.b.bitcast(code.clamp(near, _TO_UNITS - _LARGEST, _TO_UNITS + _LARGEST), _SHORTS))
+def _units(code: _Code, given: Given, row: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+    """x of 2 x 32 chains in units of 2**-11, as 16-bit integers that stop at their limits."""
+    b = code.b
+    if not code.is_mixed:
+        shift = code.splat(code.entry(given["shifts"], row, _I32, 4), _INTS)
+        near = [b.ashr(part, shift) for part in sums]
+        order = ir.Constant(ir.VectorType(_I32, 8), [0, 2, 4, 6, 1, 3, 5, 7])
+        result = []
+        for half in range(2):
+            packed = code.pack(near[2 * half], near[2 * half + 1])
+            quads = b.bitcast(packed, ir.VectorType(_I64, 8))
+            result.append(b.bitcast(b.shuffle_vector(quads, quads, order), _SHORTS))
+        return result
     low_halves = ir.Constant(ir.VectorType(_I32, _SHORTS.count), list(range(0, 2 * _SHORTS.count, 2)))
-    return code.b.shuffle_vector(*rounded, low_halves)
+    near = []
+    for part, factor in zip(sums, _factors(code, given, row), strict=True):
+        unclamped = code.fma(b.sitofp(part, _FLOATS), factor, _floats(_TO_UNITS))
+        near.append(b.bitcast(code.clamp(unclamped, _TO_UNITS - _LARGEST, _TO_UNITS + _LARGEST), _SHORTS))
+    return [b.shuffle_vector(near[half], near[half + 1], low_halves) for half in (0, 2)]
+
+
+def _factors(code: _Code, given: Given, row: ir.Value) -> list[ir.Value]:
+    """What turns sums of a row into x."""
+    step = code.splat(code.entry(given["steps"], row, _F32, 4), _FLOATS)
+    if not code.is_mixed:
+        return [step] * _PARTS
+    rates = (code.load(code.address(given["rates"], 64 * part), _FLOATS) for part in range(_PARTS))
+    return [code.b.fmul(step, rate) for rate in rates]
+
+
+def _draw_exactly(code, given, row, sums, drawn, flips, place, random):
+    """Draws one row with 32 random bits."""
+    b = code.b
+    for part, factor in enumerate(_factors(code, given, row)):
+        if part % 2 == 0:
+            more = random.draw()
+        first = _LANES * (part % 2)
+        upper, lower = (b.zext(code.lanes(bits, first), _INTS) for bits in (drawn[part // 2], more))
+        offset = _floats(0.0 if code.is_mixed else -0.5 / 2**11)
+        x = code.fma(b.sitofp(sums[part], _FLOATS), factor, offset)
+        flip = b.fcmp_ordered("<", x, _floats(0.0)) if flips is None else code.lanes(flips[part // 2], first)
+        rare = _decide(code, b.select(flip, b.fneg(x), x), b.or_(b.shl(upper, _ints(16)), lower))
+        code.store(b.bitcast(b.xor(rare, flip), _I16), code.address(place, 2 * part), align=2)
 
 
 def _squeeze(code: _Code, given: Given, value: ir.Value, drawn: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -341,8 +354,8 @@ def _squeeze(code: _Code, given: Given, value: ir.Value, drawn: ir.Value) -> tup
     first, second, third = (
         code.permute(code.load(code.address(given["brackets"], 64 * part), _SHORTS), piece) for part in range(3)
     )
-    slope = b.sub(second, code.high_product(place, third))
-    lower = b.sub(first, code.high_product(place, slope))
+    line = b.sub(first, code.high_product(place, second))
+    lower = b.add(line, code.high_product(code.high_product(place, place), third))
     width = code.splat(b.trunc(given["width"], _I16), _SHORTS)
     return b.icmp_unsigned("<", drawn, lower), b.icmp_unsigned("<", b.sub(drawn, lower), width)
 
@@ -363,13 +376,13 @@ def _decide(code: _Code, x: ir.Value, uniform: ir.Value) -> ir.Value:
     return b.fcmp_ordered("<", b.fmul(low, odds), high)
 
 
-def _updater(n_rows: int) -> Any:  # noqa: ANN401
+def _updater(n_rows: int, is_mixed: bool) -> Any:  # noqa: ANN401
     """Intrinsic that draws rows ``row ... row + n_rows - 1``, which share neighbours ``start ... stop - 1``."""
 
     def generate(context: Any, builder: ir.IRBuilder, _signature: Any, values: Any) -> ir.Value:  # noqa: ANN401
         table, start, stop, row, shift = values
         _triple, _name, features = context.codegen().magic_tuple()
-        code = _Code(builder, features)
+        code = _Code(builder, features, is_mixed)
         given = {name: code.load(code.address(table, 8 * at), _I64, align=8) for at, name in enumerate(TABLE)}
         sums = _sum_rows(code, n_rows, (start, stop, row, shift), given)
         random = _Random(code, given["streams"])
@@ -384,7 +397,8 @@ def _updater(n_rows: int) -> Any:  # noqa: ANN401
     return intrinsic(update)
 
 
-_four_rows, _two_rows, _one_row = (_updater(n_rows) for n_rows in (4, 2, 1))
+_four_rows, _two_rows, _one_row = (_updater(n_rows, False) for n_rows in (4, 2, 1))
+_four_mixed, _two_mixed, _one_mixed = (_updater(n_rows, True) for n_rows in (4, 2, 1))
 
 
 @_jit
@@ -400,3 +414,18 @@ def sweep(table: IntArray, groups: IntArray, n_sweeps: int) -> None:
                 _two_rows(address, start, stop, row, shift)
             else:
                 _one_row(address, start, stop, row, shift)
+
+
+@_jit
+def sweep_mixed(table: IntArray, groups: IntArray, n_sweeps: int) -> None:
+    """As :func:`sweep`, for chains with different rates."""
+    address = table.ctypes.data
+    for _ in range(n_sweeps):
+        for group in range(len(groups)):
+            n_rows, row, start, stop, shift = groups[group]
+            if n_rows == 4:
+                _four_mixed(address, start, stop, row, shift)
+            elif n_rows == 2:
+                _two_mixed(address, start, stop, row, shift)
+            else:
+                _one_mixed(address, start, stop, row, shift)

@@ -15,7 +15,7 @@ The outcome is that of the 32-bit number in every case: brackets save work and c
 The lower edge T is piecewise quadratic in 16-bit integers. Let :math:`a = \min(\mathrm{round}(2^{11} |x|), 2^{15} - 1)`;
 its upper five bits choose one of 32 pieces, its lower ten, shifted to the left by six, are q, and
 
-.. math:: T = A - \lfloor q (B - \lfloor q C / 2^{16} \rfloor) / 2^{16} \rfloor .
+.. math:: T = A - \lfloor q B / 2^{16} \rfloor + \lfloor \lfloor q^2 / 2^{16} \rfloor C / 2^{16} \rfloor .
 
 :func:`tabulate` fits the pieces and lowers them until the bracket holds for all of the 32,768 values of a, with half a
 unit and a hundredth for the rounding of x; w is what is then needed. All is checked value by value.
@@ -51,7 +51,7 @@ class Squeeze:
         """T of all values of a, (32768,), by the arithmetic of the kernel."""
         first, second, third = (np.repeat(part.astype(np.int64), _N_VALUES // N_PIECES) for part in self.coefficients)
         place = (np.arange(_N_VALUES) << 6) & 0xFFFF
-        return first - ((place * (second - ((place * third) >> 16))) >> 16)
+        return _lower(first, second, third, place)
 
 
 def bounds() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -75,15 +75,15 @@ def tabulate() -> Squeeze:
         part = low[piece * per_piece : (piece + 1) * per_piece]
         curve, slope, start = np.polyfit(place, part, 2)
         table[:, piece] = np.maximum(np.rint([start, -slope, curve]), 0)
-        excess = _lower(table, piece, per_piece) - part
-        table[0, piece] -= max(0, int(excess.max()))
-        if _lower(table, piece, per_piece).min() < 0:
+        places = np.arange(per_piece) << 6
+        table[0, piece] -= max(0, int((_lower(*table[:, piece], places) - part).max()))
+        if _lower(*table[:, piece], places).min() < 0:
             table[:, piece] = 0
     squeeze = Squeeze(table.astype(np.uint16), 0)
     return Squeeze(squeeze.coefficients, int((high - squeeze.lower()).max()))
 
 
-def _lower(table: NDArray[np.int64], piece: int, per_piece: int) -> NDArray[np.int64]:
-    first, second, third = table[:, piece]
-    place = np.arange(per_piece) << 6
-    return np.asarray(first - ((place * (second - ((place * third) >> 16))) >> 16))
+def _lower(
+    first: NDArray[np.int64], second: NDArray[np.int64], third: NDArray[np.int64], place: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    return first - ((place * second) >> 16) + ((((place * place) >> 16) * third) >> 16)
