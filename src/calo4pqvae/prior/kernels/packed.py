@@ -4,13 +4,14 @@ A block's words (8 bytes a node) stay in the cache nearest to a core while it sw
 whose number changes nothing in the result. Each call draws new streams of random numbers from the generator, so that a
 call of ten sweeps has other numbers than calls of four and six; both have the same law.
 
-Row i sums its field in 32-bit integers, in steps of
+Row i sums :math:`x = -\beta f \log_2 e` in 32-bit integers, in steps of :math:`2^{-11 - s_i}`. The shift :math:`s_i` is
+the largest up to 20 with which no sum can overflow,
 
-.. math:: \delta_i = \frac{\max(\sum_j W_{ij}^+, \sum_j W_{ij}^-) + |\phi_i|}{2^{31} - 2 - d},
+.. math:: 2^{11 + s_i} L_i + 2^{20} + d \leq 2^{31} - 2, \qquad L_i = \sum_j |X_{ij}| + \max_c |x^0_{ic}|,
 
-where d is the largest degree, so that no sum can overflow. Rounding moves no log-odds by more than
-:math:`(d + 1) \delta_i / 2`, which is :math:`(d + 1) / 2^{32}` of the largest that the row can have: less than the error
-of a sum in float32.
+where X and :math:`x^0` are couplings and constant parts in units of x, and d is the largest degree. Rounding moves x by
+no more than half a step for each of d + 1 terms, that is by :math:`(d + 1)\, 2^{-31} \max(1.01\, L_i, 1)`: less than
+the error of a sum in float32.
 """
 
 import math
@@ -29,16 +30,18 @@ from calo4pqvae.prior.kernels.call import SweepCall
 from calo4pqvae.prior.kernels.packed_lanes import N_STREAMS, TABLE, sweep, sweep_mixed
 from calo4pqvae.prior.kernels.packed_rows import PackedRows
 from calo4pqvae.prior.kernels.packing import BLOCK, Words, pack, unpack
-from calo4pqvae.prior.kernels.squeeze import tabulate
+from calo4pqvae.prior.kernels.squeeze import UNIT_BITS, tabulate
 from calo4pqvae.prior.topology import Topology
 
-__all__ = ["PackedBlocks"]
+__all__ = ["PackedBlocks", "ScaledRows"]
 
 Number = TypeVar("Number", bound=np.generic)
 
 _LOG2_E = math.log2(math.e)
 _SWEEPS_AT_A_TIME = 1000  # compiled code cannot be interrupted; about a second
 _STREAM_WORDS = 4
+_MOST_SHIFT = 20
+_ROOM = 2**20  # of an integer sum: what is added for rounding, and more
 _LEAST_SHARED = 20_000  # words to draw from which starting threads pays: about half a millisecond
 
 
@@ -97,10 +100,10 @@ class _Work:
     @classmethod
     def of(cls, plan: PackedPlan, call: SweepCall, words: Words) -> "_Work":
         rows, n_blocks = plan.rows, len(words)
-        fields = call.fields.detach().numpy()[..., rows.nodes].astype(np.float64)
+        fields = call.fields.detach().to(torch.float32).numpy()[..., rows.nodes]
         betas = call.betas
         rate = -_LOG2_E * (float(call.beta) if betas is None else 1.0)
-        scaled = _Scaled.of(rows, rate * call.couplings.detach().numpy().astype(np.float64), rate * fields)
+        scaled = ScaledRows.of(rows, rate * call.couplings.detach().numpy().astype(np.float64), rate * fields)
         is_mixed = betas is not None or bool((scaled.shifts < 1).any())
         constant = scaled.fields if is_mixed else scaled.fields + (1 << (scaled.shifts - 1)).astype(np.int32)
         has_own_fields, squeeze = fields.ndim > 1, tabulate()
@@ -111,7 +114,7 @@ class _Work:
             "own_weights": scaled.own,
             "own_offsets": rows.own_offsets,
             "places": plan.places,
-            "steps": (2.0 ** -(scaled.shifts + 11.0)).astype(np.float32),
+            "steps": (2.0 ** -(scaled.shifts + float(UNIT_BITS))).astype(np.float32),
             "shifts": scaled.shifts,
             "brackets": squeeze.coefficients,
         }
@@ -140,32 +143,37 @@ class _Work:
 
 
 @dataclass(frozen=True)
-class _Scaled:
-    """Parameters as integers in steps of each row."""
+class ScaledRows:
+    """Parameters as integers, in steps of 2**-(11 + shift) of x that each row has for itself.
 
-    shifts: NDArray[np.int32]  # (rows,): step 2**-(11 + shift) of x
+    Args:
+        shifts: Shift of every row, shape (rows,).
+        common: Couplings of the shared neighbours, as in :class:`PackedRows`.
+        own: Couplings of the other neighbours, likewise.
+        fields: Constant parts, (rows,) or (chains, rows).
+    """
+
+    shifts: NDArray[np.int32]
     common: NDArray[np.int32]
     own: NDArray[np.int32]
-    fields: NDArray[np.int32]  # (rows,) or (chains, rows)
+    fields: NDArray[np.int32]
 
     @classmethod
-    def of(cls, rows: PackedRows, couplings: NDArray[np.float64], fields: NDArray[np.float64]) -> "_Scaled":
+    def of(cls, rows: PackedRows, couplings: NDArray[np.float64], fields: NDArray[np.float32]) -> "ScaledRows":
+        """Takes the finest steps; couplings (M,) and fields (rows,) or (chains, rows) are in units of x."""
         common, own = couplings[rows.common_couplers], couplings[rows.own_couplers]
-        largest = np.zeros(len(rows.nodes))
-        for sign in (1, -1):
-            sums = np.bincount(rows.common_rows, np.maximum(sign * common, 0), len(largest))
-            sums += np.bincount(rows.own_rows, np.maximum(sign * own, 0), len(largest))
-            np.maximum(largest, sums, out=largest)
-        largest += np.abs(fields).max(axis=0, initial=0.0) if fields.ndim > 1 else np.abs(fields)
-        with np.errstate(divide="ignore"):
-            bits = np.floor(np.log2((2.0**31 - 2 - 2**20 - rows.largest_degree) / largest))
-        shifts = np.minimum(bits - 11, 20).astype(np.int32)
-        scale = 2.0 ** (shifts + 11)
+        largest = np.maximum(fields.max(axis=0), -fields.min(axis=0)) if fields.ndim > 1 else np.abs(fields)
+        for places, weights in ((rows.common_rows, common), (rows.own_rows, own)):
+            largest = largest + np.bincount(places, np.abs(weights), len(rows.nodes))
+        most = 2.0**31 - 2 - _ROOM - rows.largest_degree
+        bits = np.floor(np.log2(most / np.maximum(largest, 1.0)))
+        shifts = np.minimum(bits - UNIT_BITS, _MOST_SHIFT).astype(np.int32)
+        scale = 2.0 ** (shifts + UNIT_BITS)
         return cls(
             shifts,
             np.rint(common * scale[rows.common_rows]).astype(np.int32),
             np.rint(own * scale[rows.own_rows]).astype(np.int32),
-            np.rint(fields * scale).astype(np.int32),
+            np.rint(fields * scale.astype(np.float32)).astype(np.int32),
         )
 
 

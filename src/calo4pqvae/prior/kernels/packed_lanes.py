@@ -7,19 +7,23 @@ A block of 64 chains is one word a node. For a row i (a free bit) the field of a
 by additions that the bits of word j mask lane by lane. Rows of one partition that share neighbours are summed
 together, four or two at a time, so that a mask is loaded once for all of them.
 
-**Sums are integers**, in a step :math:`\delta_i` that each row has for itself, so small that its largest sum just stays
-within 32 bits (:mod:`~calo4pqvae.prior.kernels.packed`). Integers are added in any order without loss, and at twice the
-rate of floating point; the error is below that of a float32 sum.
+**Sums are integers.** What is summed is :math:`x = -\beta f \log_2 e`, the log-odds of a zero in powers of two, in 32-bit
+steps of :math:`2^{-11 - s_i}` with a shift :math:`s_i` that each row has for itself
+(:mod:`~calo4pqvae.prior.kernels.packed`). Integers are added in any order without loss, at twice the rate of floating
+point, and a shift to the right leaves the 16 bits that most draws need.
 
-**Draws.** With :math:`x = -\beta f \log_2 e` the bit is one if :math:`u < 1 / (1 + 2^x)`. What is drawn is the outcome
-against the field, of probability :math:`1 / (1 + 2^{|x|})`. Sixteen random bits decide it, unless they fall within the
-narrow bracket of :mod:`~calo4pqvae.prior.kernels.squeeze`; then sixteen more are drawn, and
+**Draws.** What is drawn is the outcome against the field, of probability :math:`1 / (1 + 2^{|x|})`. Sixteen random bits
+decide it, unless they fall within the narrow bracket of :mod:`~calo4pqvae.prior.kernels.squeeze`; then sixteen more are
+drawn, and
 
 .. math:: u\, 2^{|x|} < 1 - u, \qquad u = (2k + 1) / 2^{32}, \; k = 0 \dots 2^{31} - 1,
 
 decides, without a division and with full precision in either tail. The exponential is a polynomial of degree five after
 range reduction, relative error below 4e-7: an error of 4e-7 in the log-odds. Random numbers are xoshiro128++ (Blackman
 and Vigna, arXiv 1805.01407), 16 streams a block.
+
+**Mixed** calls have chains with different beta, or fields too large for a shift: there x is summed at beta = 1 and
+multiplied by the chain's own rate in float32.
 
 The vector code is written as LLVM vectors of 16 or 32 lanes through numba, and compiled for the processor at hand:
 AVX-512 runs it as it is, other processors in several instructions. Without AVX-512BW, which looks up brackets, every
@@ -43,7 +47,7 @@ N_STREAMS = 16
 
 TABLE = (
     "words", "common", "common_weights", "own", "own_weights", "own_offsets", "places", "fields", "has_own_fields",
-    "steps", "shifts", "rates", "streams", "brackets", "width",
+    "shifts", "steps", "rates", "streams", "brackets", "width",
 )  # fmt: skip
 """What a sweep is given, in the order of its table of 64-bit entries; most are addresses of arrays:
 
@@ -51,8 +55,10 @@ TABLE = (
 - ``common``, ``common_weights``: byte offsets (int32) of neighbours that the rows of a group share, and their weights
   (neighbours, rows of the group) in steps of the row; ``own``, ``own_weights``, ``own_offsets``: the other neighbours,
   row by row;
-- ``fields`` (rows,) or, if ``has_own_fields``, (rows, 64): constant part of the field in steps, int32;
-- ``steps`` (rows,): x of one step, float32; if ``has_own_rates`` it is multiplied by ``rates`` (64,);
+- ``fields`` (rows,) or, if ``has_own_fields``, (rows, 64): constant part of x in steps, int32; unless the call is
+  mixed with half a unit of 2**-11 added, so that shifting rounds;
+- ``shifts`` (rows,), int32, and ``steps`` (rows,): 2**-(11 + shift), float32; ``rates`` (64,): by what x is multiplied
+  in mixed calls, float32;
 - ``streams`` (4, 16): states of the generators, uint32;
 - ``brackets`` (3, 32), uint16, and ``width``: :class:`~calo4pqvae.prior.kernels.squeeze.Squeeze`.
 """
@@ -62,10 +68,13 @@ _PARTS = 64 // _LANES
 _F32, _I16, _I32, _I64, _BIT = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.IntType(1)
 _FLOATS, _INTS, _BITS = (ir.VectorType(kind, _LANES) for kind in (_F32, _I32, _BIT))
 _SHORTS = ir.VectorType(_I16, 2 * _LANES)
+_QUADS = ir.VectorType(_I64, 8)
 _AT_ONCE = 8  # neighbours added between two jumps
 _TO_INTEGER = 1.5 * 2.0**23  # adding it rounds to an integer, which is then in the low bits
+_HALF_UNIT = 0.5 / 2**11
 _TO_UNITS = 1.5 * 2.0**12  # likewise to units of 2**-11
-_LARGEST = 32767 / 2**11  # |x| in the table of brackets
+_LAST = 2**15 - 1  # of the values in the table of brackets
+_LARGEST = _LAST / 2**11
 _MAX_EXPONENT = 120.0  # |x| beyond counts as 120, where one outcome has probability 1e-36
 _EXP2 = (0.0013333558, 0.0096181291, 0.0555041087, 0.2402265070, 0.6931471806, 1.0)
 
@@ -76,7 +85,13 @@ _jit = cast(Jit, njit(nogil=True, cache=True, boundscheck=False))
 
 
 class _Code:
-    """The few LLVM forms that the kernel needs, on one builder."""
+    """The few LLVM forms that the kernel needs, on one builder.
+
+    Args:
+        builder: Where the code goes.
+        features: What the processor can do, in the words of LLVM.
+        is_mixed: Whether chains have their own rates.
+    """
 
     def __init__(self, builder: ir.IRBuilder, features: str, is_mixed: bool) -> None:
         self.b = builder
@@ -118,25 +133,28 @@ class _Code:
     def rotate(self, value: ir.Value, n_bits: int) -> ir.Value:
         return self.b.or_(self.b.shl(value, _ints(n_bits)), self.b.lshr(value, _ints(32 - n_bits)))
 
-    def high_product(self, x: ir.Value, y: ir.Value) -> ir.Value:
-        """Upper halves of products of unsigned 16-bit numbers."""
-        return self._call("llvm.x86.avx512.pmulhu.w.512", [x, y])
-
     def fma(self, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
-        return self._call(f"llvm.fma.v{_LANES}f32", [x, y, z])
+        return self._call(f"llvm.fma.v{_LANES}f32", _FLOATS, x, y, z)
 
-    def permute(self, table: ir.Value, index: ir.Value) -> ir.Value:
+    def look_up(self, table: ir.Value, index: ir.Value) -> ir.Value:
         """Entries of a table of 32 shorts."""
-        return self._call("llvm.x86.avx512.permvar.hi.512", [table, index])
+        return self._call("llvm.x86.avx512.permvar.hi.512", _SHORTS, table, index)
 
-    def pack(self, low: ir.Value, high: ir.Value) -> ir.Value:
-        return self._call("llvm.x86.avx512.packssdw.512", [low, high], _SHORTS)
+    def high_product(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        """Upper halves of products of unsigned shorts."""
+        return self._call("llvm.x86.avx512.pmulhu.w.512", _SHORTS, x, y)
 
-    def _call(self, name: str, values: list[ir.Value], result=None) -> ir.Value:
+    def saturated(self, low: ir.Value, high: ir.Value) -> ir.Value:
+        """Shorts from two vectors of integers, at their limits where they do not fit."""
+        packed = self._call("llvm.x86.avx512.packssdw.512", _SHORTS, low, high)
+        quads = self.b.bitcast(packed, _QUADS)
+        order = ir.Constant(ir.VectorType(_I32, 8), [0, 2, 4, 6, 1, 3, 5, 7])
+        return self.b.bitcast(self.b.shuffle_vector(quads, quads, order), _SHORTS)
+
+    def _call(self, name: str, result: ir.Type, *values: ir.Value) -> ir.Value:
         function = self.b.module.globals.get(name)
         if function is None:
-            kind = ir.FunctionType(result or values[0].type, [value.type for value in values])
-            function = ir.Function(self.b.module, kind, name)
+            function = ir.Function(self.b.module, ir.FunctionType(result, [value.type for value in values]), name)
         return self.b.call(function, values)
 
 
@@ -162,8 +180,7 @@ class _Random:
     def __init__(self, code: _Code, address: ir.Value) -> None:
         self.code = code
         self.homes = [code.address(address, 4 * N_STREAMS * word) for word in range(4)]
-        self.state = [code.load(home, _INTS) for home in self.homes]
-        self.places = [code.variable(word) for word in self.state]
+        self.places = [code.variable(code.load(home, _INTS)) for home in self.homes]
 
     def draw(self) -> ir.Value:
         """The next 32 times 16 random bits."""
@@ -285,66 +302,51 @@ def _draw_row(code: _Code, given: Given, row: ir.Value, sums: list[ir.Value], ra
     place = b.add(given["words"], code.entry(given["places"], row, _I64, 8))
     drawn = [random.draw() for _ in range(2)]
     if not code.has_brackets:
-        _draw_exactly(code, given, row, sums, drawn, None, place, random)
+        flips = [b.fcmp_ordered("<", x, _floats(0.0)) for x in _logs(code, given, row, sums)]
+        _draw_exactly(code, _logs(code, given, row, sums), flips, drawn, place, random)
         return
     units = _units(code, given, row, sums)
     flips = [b.icmp_signed("<", part, _shorts(0)) for part in units]
     is_open = ir.Constant(_I32, 0)
     for half in range(2):
-        against, unsure = _squeeze(code, given, b.select(flips[half], b.neg(units[half]), units[half]), drawn[half])
-        code.store(b.bitcast(b.xor(against, flips[half]), _I32), code.address(place, 4 * half))
+        size = b.select(flips[half], b.neg(units[half]), units[half])
+        size = b.select(b.icmp_unsigned("<", size, _shorts(_LAST)), size, _shorts(_LAST))  # -2**15 has no opposite
+        rare, unsure = _squeeze(code, given, size, drawn[half])
+        code.store(b.bitcast(b.xor(rare, flips[half]), _I32), code.address(place, 4 * half))
         is_open = b.or_(is_open, b.bitcast(unsure, _I32))
     exact, after = b.append_basic_block("exact"), b.append_basic_block("after")
     b.cbranch(b.icmp_unsigned("!=", is_open, ir.Constant(_I32, 0)), exact, after).set_weights([1, 63])
     b.position_at_end(exact)
-    _draw_exactly(code, given, row, sums, drawn, flips, place, random)
+    quarters = [code.lanes(flips[part // 2], _LANES * (part % 2)) for part in range(_PARTS)]
+    _draw_exactly(code, _logs(code, given, row, sums), quarters, drawn, place, random)
     b.branch(after)
     b.position_at_end(after)
 
 
+def _logs(code: _Code, given: Given, row: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+    """x of 4 x 16 chains in float32."""
+    b = code.b
+    step = code.splat(code.entry(given["steps"], row, _F32, 4), _FLOATS)
+    values = [b.sitofp(part, _FLOATS) for part in sums]
+    if not code.is_mixed:
+        return [code.fma(value, step, _floats(-_HALF_UNIT)) for value in values]
+    rates = [code.load(code.address(given["rates"], 64 * part), _FLOATS) for part in range(_PARTS)]
+    return [b.fmul(value, b.fmul(step, rate)) for value, rate in zip(values, rates, strict=True)]
+
+
 def _units(code: _Code, given: Given, row: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-    """x of 2 x 32 chains in units of 2**-11, as 16-bit integers that stop at their limits."""
+    """x of 2 x 32 chains in units of 2**-11, rounded to shorts that stop at their limits."""
     b = code.b
     if not code.is_mixed:
         shift = code.splat(code.entry(given["shifts"], row, _I32, 4), _INTS)
         near = [b.ashr(part, shift) for part in sums]
-        order = ir.Constant(ir.VectorType(_I32, 8), [0, 2, 4, 6, 1, 3, 5, 7])
-        result = []
-        for half in range(2):
-            packed = code.pack(near[2 * half], near[2 * half + 1])
-            quads = b.bitcast(packed, ir.VectorType(_I64, 8))
-            result.append(b.bitcast(b.shuffle_vector(quads, quads, order), _SHORTS))
-        return result
+        return [code.saturated(near[half], near[half + 1]) for half in (0, 2)]
     low_halves = ir.Constant(ir.VectorType(_I32, _SHORTS.count), list(range(0, 2 * _SHORTS.count, 2)))
     near = []
-    for part, factor in zip(sums, _factors(code, given, row), strict=True):
-        unclamped = code.fma(b.sitofp(part, _FLOATS), factor, _floats(_TO_UNITS))
-        near.append(b.bitcast(code.clamp(unclamped, _TO_UNITS - _LARGEST, _TO_UNITS + _LARGEST), _SHORTS))
+    for x in _logs(code, given, row, sums):
+        clamped = code.clamp(b.fadd(x, _floats(_TO_UNITS)), _TO_UNITS - _LARGEST, _TO_UNITS + _LARGEST)
+        near.append(b.bitcast(clamped, _SHORTS))
     return [b.shuffle_vector(near[half], near[half + 1], low_halves) for half in (0, 2)]
-
-
-def _factors(code: _Code, given: Given, row: ir.Value) -> list[ir.Value]:
-    """What turns sums of a row into x."""
-    step = code.splat(code.entry(given["steps"], row, _F32, 4), _FLOATS)
-    if not code.is_mixed:
-        return [step] * _PARTS
-    rates = (code.load(code.address(given["rates"], 64 * part), _FLOATS) for part in range(_PARTS))
-    return [code.b.fmul(step, rate) for rate in rates]
-
-
-def _draw_exactly(code, given, row, sums, drawn, flips, place, random):
-    """Draws one row with 32 random bits."""
-    b = code.b
-    for part, factor in enumerate(_factors(code, given, row)):
-        if part % 2 == 0:
-            more = random.draw()
-        first = _LANES * (part % 2)
-        upper, lower = (b.zext(code.lanes(bits, first), _INTS) for bits in (drawn[part // 2], more))
-        offset = _floats(0.0 if code.is_mixed else -0.5 / 2**11)
-        x = code.fma(b.sitofp(sums[part], _FLOATS), factor, offset)
-        flip = b.fcmp_ordered("<", x, _floats(0.0)) if flips is None else code.lanes(flips[part // 2], first)
-        rare = _decide(code, b.select(flip, b.fneg(x), x), b.or_(b.shl(upper, _ints(16)), lower))
-        code.store(b.bitcast(b.xor(rare, flip), _I16), code.address(place, 2 * part), align=2)
 
 
 def _squeeze(code: _Code, given: Given, value: ir.Value, drawn: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -352,7 +354,7 @@ def _squeeze(code: _Code, given: Given, value: ir.Value, drawn: ir.Value) -> tup
     b = code.b
     piece, place = b.lshr(value, _shorts(10)), b.shl(value, _shorts(6))
     first, second, third = (
-        code.permute(code.load(code.address(given["brackets"], 64 * part), _SHORTS), piece) for part in range(3)
+        code.look_up(code.load(code.address(given["brackets"], 64 * part), _SHORTS), piece) for part in range(3)
     )
     line = b.sub(first, code.high_product(place, second))
     lower = b.add(line, code.high_product(code.high_product(place, place), third))
@@ -360,7 +362,21 @@ def _squeeze(code: _Code, given: Given, value: ir.Value, drawn: ir.Value) -> tup
     return b.icmp_unsigned("<", drawn, lower), b.icmp_unsigned("<", b.sub(drawn, lower), width)
 
 
-def _decide(code: _Code, x: ir.Value, uniform: ir.Value) -> ir.Value:
+def _draw_exactly(
+    code: _Code, logs: list[ir.Value], flips: list[ir.Value], drawn: list[ir.Value], place: ir.Value, random: _Random
+) -> None:
+    """Draws one row with 32 random bits a chain, of which ``drawn`` are the upper 16."""
+    b = code.b
+    for half, upper in enumerate(drawn):
+        lower = random.draw()
+        for part in (2 * half, 2 * half + 1):
+            high, low = (b.zext(code.lanes(bits, _LANES * (part % 2)), _INTS) for bits in (upper, lower))
+            size = b.select(flips[part], b.fneg(logs[part]), logs[part])
+            rare = _is_below(code, b.or_(b.shl(high, _ints(16)), low), size)
+            code.store(b.bitcast(b.xor(rare, flips[part]), _I16), code.address(place, 2 * part), align=2)
+
+
+def _is_below(code: _Code, uniform: ir.Value, x: ir.Value) -> ir.Value:
     """Whether u 2**x < 1 - u for 16 chains, where u is an integer of 32 bits made odd."""
     b = code.b
     x = code.clamp(x, -_MAX_EXPONENT, _MAX_EXPONENT)
@@ -372,8 +388,8 @@ def _decide(code: _Code, x: ir.Value, uniform: ir.Value) -> ir.Value:
     exponent = b.shl(b.bitcast(rounded, _INTS), _ints(23))
     odds = b.bitcast(b.add(b.bitcast(power, _INTS), exponent), _FLOATS)
     odd = b.or_(uniform, _ints(1))
-    low, high = b.uitofp(odd, _FLOATS), b.uitofp(b.sub(_ints(0), odd), _FLOATS)
-    return b.fcmp_ordered("<", b.fmul(low, odds), high)
+    below, above = b.uitofp(odd, _FLOATS), b.uitofp(b.sub(_ints(0), odd), _FLOATS)
+    return b.fcmp_ordered("<", b.fmul(below, odds), above)
 
 
 def _updater(n_rows: int, is_mixed: bool) -> Any:  # noqa: ANN401
@@ -418,7 +434,7 @@ def sweep(table: IntArray, groups: IntArray, n_sweeps: int) -> None:
 
 @_jit
 def sweep_mixed(table: IntArray, groups: IntArray, n_sweeps: int) -> None:
-    """As :func:`sweep`, for chains with different rates."""
+    """As :func:`sweep`, for mixed calls."""
     address = table.ctypes.data
     for _ in range(n_sweeps):
         for group in range(len(groups)):

@@ -27,11 +27,13 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["N_PIECES", "Squeeze", "tabulate"]
+__all__ = ["UNIT_BITS", "Squeeze", "bounds", "tabulate"]
 
-N_PIECES = 32
+UNIT_BITS = 11
+"""Values of a for a factor of two in the odds: 2**11."""
+
+_N_PIECES = 32
 _N_VALUES = 1 << 15
-_UNITS = 1 << 11  # values of a for a factor two in the odds
 _ROUNDING = 0.51  # of x, in units of a: half a unit, and more than float32 adds to it
 
 
@@ -49,15 +51,15 @@ class Squeeze:
 
     def lower(self) -> NDArray[np.int64]:
         """T of all values of a, (32768,), by the arithmetic of the kernel."""
-        first, second, third = (np.repeat(part.astype(np.int64), _N_VALUES // N_PIECES) for part in self.coefficients)
+        first, second, third = (np.repeat(part.astype(np.int64), _N_VALUES // _N_PIECES) for part in self.coefficients)
         place = (np.arange(_N_VALUES) << 6) & 0xFFFF
         return _lower(first, second, third, place)
 
 
 def bounds() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Largest integers below and smallest above 2**16 p, whatever x was rounded to each value of a."""
-    value = np.arange(_N_VALUES) / _UNITS
-    slack = _ROUNDING / _UNITS
+    value = np.arange(_N_VALUES) / (1 << UNIT_BITS)
+    slack = _ROUNDING / (1 << UNIT_BITS)
     low = 2.0**16 / (1 + 2.0 ** (value + slack))
     low[-1] = 0.0  # stands for every larger x
     high = 2.0**16 / (1 + 2.0 ** (value - slack))
@@ -68,10 +70,10 @@ def bounds() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def tabulate() -> Squeeze:
     """Fits the pieces; w is as small as they allow."""
     low, high = bounds()
-    per_piece = _N_VALUES // N_PIECES
+    per_piece = _N_VALUES // _N_PIECES
     place = np.arange(per_piece) / per_piece
-    table = np.zeros((3, N_PIECES), dtype=np.int64)
-    for piece in range(N_PIECES):
+    table = np.zeros((3, _N_PIECES), dtype=np.int64)
+    for piece in range(_N_PIECES):
         part = low[piece * per_piece : (piece + 1) * per_piece]
         curve, slope, start = np.polyfit(place, part, 2)
         table[:, piece] = np.maximum(np.rint([start, -slope, curve]), 0)
