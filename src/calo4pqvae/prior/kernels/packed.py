@@ -29,7 +29,7 @@ from calo4pqvae.errors import PriorError
 from calo4pqvae.prior.kernels.call import SweepCall
 from calo4pqvae.prior.kernels.packed_lanes import N_STREAMS, TABLE, sweep, sweep_mixed
 from calo4pqvae.prior.kernels.packed_rows import PackedRows
-from calo4pqvae.prior.kernels.packing import BLOCK, Words, pack, unpack
+from calo4pqvae.prior.kernels.packing import BLOCK, Words, pack_into, unpack_into
 from calo4pqvae.prior.kernels.squeeze import UNIT_BITS, tabulate
 from calo4pqvae.prior.topology import Topology
 
@@ -40,9 +40,10 @@ Number = TypeVar("Number", bound=np.generic)
 _LOG2_E = math.log2(math.e)
 _SWEEPS_AT_A_TIME = 1000  # compiled code cannot be interrupted; about a second
 _STREAM_WORDS = 4
+_GAP = 128  # bytes that a processor may fetch together; blocks that share them make their threads wait for each other
 _MOST_SHIFT = 20
 _ROOM = 2**20  # of an integer sum: what is added for rounding, and more
-_LEAST_SHARED = 20_000  # words to draw from which starting threads pays: about half a millisecond
+_LEAST_SHARED = 20_000  # words to draw from which starting threads pays: about a third of a millisecond
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,19 @@ class PackedBlocks:
 
     def run(self, plan: "PackedPlan", call: SweepCall) -> Tensor:
         """All bits (chains, N) after the sweeps."""
-        words = pack(call.states)
-        if words is None:
-            raise PriorError("chain states must be zeros and ones; round them first")
+        n_blocks = -(-len(call.states) // BLOCK)
+        words = np.zeros((n_blocks, call.states.shape[1] + _GAP // 8), dtype=np.uint64)
         work = _Work.of(plan, call, words)
-        is_short = len(words) * len(plan.rows.nodes) * call.n_sweeps < _LEAST_SHARED
-        n_threads = 1 if is_short else min(torch.get_num_threads(), len(words))
+        is_short = n_blocks * len(plan.rows.nodes) * call.n_sweeps < _LEAST_SHARED
+        n_threads = 1 if is_short else min(torch.get_num_threads(), n_blocks)
         if n_threads == 1:
-            for block in range(len(words)):
-                work.sweep(block)
+            are_bits = [work.run(block) for block in range(n_blocks)]
         else:
             with ThreadPoolExecutor(n_threads) as pool:
-                list(pool.map(work.sweep, range(len(words))))
-        return unpack(words, len(call.states))
+                are_bits = list(pool.map(work.run, range(n_blocks)))
+        if not all(are_bits):
+            raise PriorError("chain states must be zeros and ones; round them first")
+        return torch.from_numpy(work.after)
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,9 @@ class _Work:
     groups: NDArray[np.int64]
     tables: NDArray[np.int64]  # (blocks, entries of TABLE)
     n_sweeps: int
+    before: NDArray[np.float32]  # (chains, N)
+    after: NDArray[np.float32]
+    words: Words  # (blocks, N and a gap)
     arrays: tuple[NDArray[np.generic], ...]
 
     @classmethod
@@ -103,7 +107,8 @@ class _Work:
         fields = call.fields.detach().to(torch.float32).numpy()[..., rows.nodes]
         betas = call.betas
         rate = -_LOG2_E * (float(call.beta) if betas is None else 1.0)
-        scaled = ScaledRows.of(rows, rate * call.couplings.detach().numpy().astype(np.float64), rate * fields)
+        couplings = call.couplings.detach().numpy().astype(np.float64)
+        scaled = ScaledRows.of(rows, rate * couplings, rate * fields)
         is_mixed = betas is not None or bool((scaled.shifts < 1).any())
         constant = scaled.fields if is_mixed else scaled.fields + (1 << (scaled.shifts - 1)).astype(np.int32)
         has_own_fields, squeeze = fields.ndim > 1, tabulate()
@@ -123,23 +128,33 @@ class _Work:
             "rates": _padded(np.ones(len(call.states), dtype=np.float32) if betas is None else betas.numpy(), n_blocks),
             "streams": _streams(n_blocks, call.generator),
         }
-        (by_block if has_own_fields else same)["fields"] = (
-            _by_block(constant, n_blocks) if has_own_fields else constant
-        )
-        numbers = {
-            "has_own_fields": int(has_own_fields),
-            "width": squeeze.width,
-        }
+        (by_block if has_own_fields else same)["fields"] = _by_block(constant, n_blocks) if has_own_fields else constant
+        numbers = {"has_own_fields": int(has_own_fields), "width": squeeze.width}
         table = numbers | {name: _address(array) for name, array in (same | by_block).items()}
         tables = np.tile(np.array([table[name] for name in TABLE], dtype=np.int64), (n_blocks, 1))
         for name, array in by_block.items():
             tables[:, TABLE.index(name)] += np.arange(n_blocks) * (array.nbytes // n_blocks)
-        return cls(sweep_mixed if is_mixed else sweep, rows.groups, tables, call.n_sweeps, (*same.values(), *by_block.values()))
+        before = np.ascontiguousarray(call.states.detach().numpy())
+        return cls(
+            sweeper=sweep_mixed if is_mixed else sweep,
+            groups=rows.groups,
+            tables=tables,
+            n_sweeps=call.n_sweeps,
+            before=before,
+            after=np.empty_like(before),
+            words=words,
+            arrays=(*same.values(), *by_block.values()),
+        )
 
-    def sweep(self, block: int) -> None:
-        """Runs all sweeps of one block of chains."""
+    def run(self, block: int) -> bool:
+        """Runs all sweeps of one block of chains; false if its states are no bits."""
+        chains, words = slice(BLOCK * block, BLOCK * (block + 1)), self.words[block : block + 1]
+        if not pack_into(self.before[chains], words):
+            return False
         for start in range(0, self.n_sweeps, _SWEEPS_AT_A_TIME):
             self.sweeper(self.tables[block], self.groups, min(_SWEEPS_AT_A_TIME, self.n_sweeps - start))
+        unpack_into(words, self.after[chains].view(np.uint32))
+        return True
 
 
 @dataclass(frozen=True)
@@ -159,7 +174,7 @@ class ScaledRows:
     fields: NDArray[np.int32]
 
     @classmethod
-    def of(cls, rows: PackedRows, couplings: NDArray[np.float64], fields: NDArray[np.float32]) -> "ScaledRows":
+    def of(cls, rows: PackedRows, couplings: NDArray[np.float64], fields: NDArray[np.floating]) -> "ScaledRows":
         """Takes the finest steps; couplings (M,) and fields (rows,) or (chains, rows) are in units of x."""
         common, own = couplings[rows.common_couplers], couplings[rows.own_couplers]
         largest = np.maximum(fields.max(axis=0), -fields.min(axis=0)) if fields.ndim > 1 else np.abs(fields)
@@ -173,7 +188,7 @@ class ScaledRows:
             shifts,
             np.rint(common * scale[rows.common_rows]).astype(np.int32),
             np.rint(own * scale[rows.own_rows]).astype(np.int32),
-            np.rint(fields * scale.astype(np.float32)).astype(np.int32),
+            np.rint(fields * scale.astype(fields.dtype)).astype(np.int32),
         )
 
 
@@ -182,10 +197,10 @@ def _address(array: NDArray[np.generic]) -> int:
 
 
 def _streams(n_blocks: int, generator: torch.Generator) -> NDArray[np.int32]:
-    """Fresh generator states of all blocks, (blocks, 4, streams)."""
-    shape = (n_blocks, _STREAM_WORDS, N_STREAMS)
-    drawn: NDArray[np.int32] = torch.randint(-(2**31), 2**31, shape, generator=generator, dtype=torch.int32).numpy()
-    return drawn
+    """Fresh generator states of all blocks, (blocks, 4, streams), and a gap after each."""
+    shape = (n_blocks, _STREAM_WORDS * N_STREAMS)
+    drawn = torch.randint(-(2**31), 2**31, shape, generator=generator, dtype=torch.int32).numpy()
+    return np.pad(drawn, ((0, 0), (0, _GAP // 4)))
 
 
 def _padded(values: NDArray[Number], n_blocks: int) -> NDArray[Number]:

@@ -7,8 +7,8 @@ A block of 64 chains is one word a node. For a row i (a free bit) the field of a
 by additions that the bits of word j mask lane by lane. Rows of one partition that share neighbours are summed
 together, four or two at a time, so that a mask is loaded once for all of them.
 
-**Sums are integers.** What is summed is :math:`x = -\beta f \log_2 e`, the log-odds of a zero in powers of two, in 32-bit
-steps of :math:`2^{-11 - s_i}` with a shift :math:`s_i` that each row has for itself
+**Sums are integers.** What is summed is :math:`x = -\beta f \log_2 e`, the log-odds of a zero in powers of two, in
+32-bit steps of :math:`2^{-11 - s_i}` with a shift :math:`s_i` that each row has for itself
 (:mod:`~calo4pqvae.prior.kernels.packed`). Integers are added in any order without loss, at twice the rate of floating
 point, and a shift to the right leaves the 16 bits that most draws need.
 
@@ -112,7 +112,7 @@ class _Code:
 
     def variable(self, value: ir.Value) -> ir.Value:
         """A place that holds a value and changes; the compiler makes it a register."""
-        place = cgutils.alloca_once(self.b, value.type)
+        place: ir.Value = cgutils.alloca_once(self.b, value.type)  # type: ignore[no-untyped-call]
         self.b.store(value, place)
         return place
 
@@ -324,7 +324,7 @@ def _draw_row(code: _Code, given: Given, row: ir.Value, sums: list[ir.Value], ra
 
 
 def _logs(code: _Code, given: Given, row: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-    """x of 4 x 16 chains in float32."""
+    """The x of 4 x 16 chains in float32."""
     b = code.b
     step = code.splat(code.entry(given["steps"], row, _F32, 4), _FLOATS)
     values = [b.sitofp(part, _FLOATS) for part in sums]
@@ -335,7 +335,7 @@ def _logs(code: _Code, given: Given, row: ir.Value, sums: list[ir.Value]) -> lis
 
 
 def _units(code: _Code, given: Given, row: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-    """x of 2 x 32 chains in units of 2**-11, rounded to shorts that stop at their limits."""
+    """The x of 2 x 32 chains in units of 2**-11, rounded to shorts that stop at their limits."""
     b = code.b
     if not code.is_mixed:
         shift = code.splat(code.entry(given["shifts"], row, _I32, 4), _INTS)

@@ -12,8 +12,9 @@ With :math:`r` the upper 16 bits of a 32-bit uniform number u, and integers :mat
 
 The outcome is that of the 32-bit number in every case: brackets save work and change no law, tails included.
 
-The lower edge T is piecewise quadratic in 16-bit integers. Let :math:`a = \min(\mathrm{round}(2^{11} |x|), 2^{15} - 1)`;
-its upper five bits choose one of 32 pieces, its lower ten, shifted to the left by six, are q, and
+The lower edge T is piecewise quadratic in 16-bit integers. The upper five bits of
+:math:`a = \min(\mathrm{round}(2^{11} |x|), 2^{15} - 1)` choose one of 32 pieces, its lower ten, shifted to the left by
+six, are q, and
 
 .. math:: T = A - \lfloor q B / 2^{16} \rfloor + \lfloor \lfloor q^2 / 2^{16} \rfloor C / 2^{16} \rfloor .
 
@@ -51,9 +52,8 @@ class Squeeze:
 
     def lower(self) -> NDArray[np.int64]:
         """T of all values of a, (32768,), by the arithmetic of the kernel."""
-        first, second, third = (np.repeat(part.astype(np.int64), _N_VALUES // _N_PIECES) for part in self.coefficients)
-        place = (np.arange(_N_VALUES) << 6) & 0xFFFF
-        return _lower(first, second, third, place)
+        pieces = np.repeat(self.coefficients.astype(np.int64), _N_VALUES // _N_PIECES, axis=1)
+        return _lower(pieces, (np.arange(_N_VALUES) << 6) & 0xFFFF)
 
 
 def bounds() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -70,22 +70,18 @@ def bounds() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def tabulate() -> Squeeze:
     """Fits the pieces; w is as small as they allow."""
     low, high = bounds()
-    per_piece = _N_VALUES // _N_PIECES
-    place = np.arange(per_piece) / per_piece
-    table = np.zeros((3, _N_PIECES), dtype=np.int64)
-    for piece in range(_N_PIECES):
-        part = low[piece * per_piece : (piece + 1) * per_piece]
-        curve, slope, start = np.polyfit(place, part, 2)
-        table[:, piece] = np.maximum(np.rint([start, -slope, curve]), 0)
-        places = np.arange(per_piece) << 6
-        table[0, piece] -= max(0, int((_lower(*table[:, piece], places) - part).max()))
-        if _lower(*table[:, piece], places).min() < 0:
-            table[:, piece] = 0
-    squeeze = Squeeze(table.astype(np.uint16), 0)
-    return Squeeze(squeeze.coefficients, int((high - squeeze.lower()).max()))
+    places = np.arange(_N_VALUES // _N_PIECES)
+    pieces = []
+    for part in low.reshape(_N_PIECES, -1):
+        curve, slope, start = np.polyfit(places / len(places), part, 2)
+        piece = np.maximum(np.rint([start, -slope, curve]), 0).astype(np.int64)
+        piece[0] -= max(0, int((_lower(piece, places << 6) - part).max()))
+        pieces.append(piece if _lower(piece, places << 6).min() >= 0 else np.zeros_like(piece))
+    table = np.stack(pieces, axis=1).astype(np.uint16)
+    return Squeeze(table, int((high - Squeeze(table, 0).lower()).max()))
 
 
-def _lower(
-    first: NDArray[np.int64], second: NDArray[np.int64], third: NDArray[np.int64], place: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    return first - ((place * second) >> 16) + ((((place * place) >> 16) * third) >> 16)
+def _lower(coefficients: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.int64]:
+    first, second, third = coefficients
+    lower: NDArray[np.int64] = first - ((place * second) >> 16) + ((((place * place) >> 16) * third) >> 16)
+    return lower
