@@ -263,8 +263,7 @@ def _sum_rows(code: _Code, n_rows: int, span: tuple[ir.Value, ...], given: Given
 
     def masks(offsets: ir.Value, index: ir.Value) -> list[ir.Value]:
         word = b.add(given["words"], b.sext(code.entry(offsets, index, _I32, 4), _I64))
-        bits = b.bitcast(code.load(word, _I64, align=8), ir.VectorType(_BIT, 64))
-        return [code.lanes(bits, _LANES * part) for part in range(_PARTS)]
+        return [b.bitcast(code.load(code.address(word, 2 * part), _I16, align=2), _BITS) for part in range(_PARTS)]
 
     def shared(index: ir.Value) -> None:
         loaded = masks(given["common"], index)
@@ -300,11 +299,12 @@ def _draw_row(code: _Code, given: Given, row: ir.Value, sums: list[ir.Value], ra
     """Draws one row for 64 chains and stores its word."""
     b = code.b
     place = b.add(given["words"], code.entry(given["places"], row, _I64, 8))
-    drawn = [random.draw() for _ in range(2)]
     if not code.has_brackets:
-        flips = [b.fcmp_ordered("<", x, _floats(0.0)) for x in _logs(code, given, row, sums)]
-        _draw_exactly(code, _logs(code, given, row, sums), flips, drawn, place, random)
+        for part, x in enumerate(_logs(code, given, row, sums)):
+            bits = _is_below(code, b.bitcast(random.draw(), _INTS), x)
+            code.store(b.bitcast(bits, _I16), code.address(place, 2 * part), align=2)
         return
+    drawn = [random.draw() for _ in range(2)]
     units = _units(code, given, row, sums)
     flips = [b.icmp_signed("<", part, _shorts(0)) for part in units]
     is_open = ir.Constant(_I32, 0)
@@ -317,8 +317,7 @@ def _draw_row(code: _Code, given: Given, row: ir.Value, sums: list[ir.Value], ra
     exact, after = b.append_basic_block("exact"), b.append_basic_block("after")
     b.cbranch(b.icmp_unsigned("!=", is_open, ir.Constant(_I32, 0)), exact, after).set_weights([1, 63])
     b.position_at_end(exact)
-    quarters = [code.lanes(flips[part // 2], _LANES * (part % 2)) for part in range(_PARTS)]
-    _draw_exactly(code, _logs(code, given, row, sums), quarters, drawn, place, random)
+    _draw_again(code, _logs(code, given, row, sums), flips, drawn, place, random)
     b.branch(after)
     b.position_at_end(after)
 
@@ -362,18 +361,19 @@ def _squeeze(code: _Code, given: Given, value: ir.Value, drawn: ir.Value) -> tup
     return b.icmp_unsigned("<", drawn, lower), b.icmp_unsigned("<", b.sub(drawn, lower), width)
 
 
-def _draw_exactly(
+def _draw_again(
     code: _Code, logs: list[ir.Value], flips: list[ir.Value], drawn: list[ir.Value], place: ir.Value, random: _Random
 ) -> None:
     """Draws one row with 32 random bits a chain, of which ``drawn`` are the upper 16."""
     b = code.b
-    for half, upper in enumerate(drawn):
-        lower = random.draw()
+    for half in range(2):
+        more = random.draw()
         for part in (2 * half, 2 * half + 1):
-            high, low = (b.zext(code.lanes(bits, _LANES * (part % 2)), _INTS) for bits in (upper, lower))
-            size = b.select(flips[part], b.fneg(logs[part]), logs[part])
-            rare = _is_below(code, b.or_(b.shl(high, _ints(16)), low), size)
-            code.store(b.bitcast(b.xor(rare, flips[part]), _I16), code.address(place, 2 * part), align=2)
+            lane = _LANES * (part % 2)
+            flip, upper, lower = (code.lanes(vector, lane) for vector in (flips[half], drawn[half], more))
+            uniform = b.or_(b.shl(b.zext(upper, _INTS), _ints(16)), b.zext(lower, _INTS))
+            rare = _is_below(code, uniform, b.select(flip, b.fneg(logs[part]), logs[part]))
+            code.store(b.bitcast(b.xor(rare, flip), _I16), code.address(place, 2 * part), align=2)
 
 
 def _is_below(code: _Code, uniform: ir.Value, x: ir.Value) -> ir.Value:
