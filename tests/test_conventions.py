@@ -276,7 +276,7 @@ def test_voxel_order() -> None:
 
 
 def test_beta_is_inverse_temperature() -> None:
-    """No setting is called beta, and the argument occurs only where there is a machine to sample."""
+    """No setting is called beta, and the argument occurs only where there is a machine or an annealer to sample."""
     settings = [name for _, section in Config() for name in type(section).model_fields]
     assert {"tau_start", "kl_weight"} <= set(settings)
     assert [name for name in settings if "beta" in name] == []
@@ -286,8 +286,9 @@ def test_beta_is_inverse_temperature() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.arg) and node.arg == "beta"
     }
+    samples = ("prior/", "annealer/", "annealer_", "studies/", "testing.py")
     assert arguments
-    assert [name for name in arguments if not name.startswith("prior/") and name != "testing.py"] == []
+    assert [name for name in arguments if not name.startswith(samples)] == []
 
 
 def draws_without_source(tree: ast.AST) -> list[str]:

@@ -21,16 +21,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from calo4pqvae.annealer.problem import IntArray
 from calo4pqvae.errors import AnnealerError
 from calo4pqvae.prior.gibbs import BlockGibbsSampler, GibbsState
 from calo4pqvae.prior.machine import BoltzmannMachine
 from calo4pqvae.prior.topology import Topology
 
 __all__ = ["Placement", "PruningReport", "place", "pruning_report"]
+
+IntArray = NDArray[np.int64]
 
 _NAMED = 8  # parts that a message names
 
