@@ -315,6 +315,9 @@ def _train(config: Any, out: Path, *, resume: bool, overwrite: bool) -> None:  #
 
         run = train_model(config, out, resume=resume, overwrite=overwrite, report=tell)
     console.print(f"trained model in {run.path}", soft_wrap=True)
+    measured = [row["warning"] for row in run.metrics() if row["stage"] == "mixing"]
+    if measured and measured[-1]:
+        console.print(f"[yellow]warning:[/] {measured[-1]}", soft_wrap=True, highlight=False)
 
 
 def _evaluate(

@@ -200,8 +200,10 @@ def train_prior(shop: Shop) -> None:
         )
         batch, condition = _prior_batch(shop, bits[rows], energies[rows])
         report = learner.step(batch, condition)
-        numbers = {"energy_data": report.energy_data, "energy_model": report.energy_model}
+        numbers = {"energy_data": report.energy_data, "energy_model": report.energy_model, "sweeps": report.n_sweeps}
         shop.report("prior", learner.n_done, config.updates, numbers)
+        if report.mixing is not None:
+            shop.log({"stage": "mixing", "update": report.step, **_finite(asdict(report.mixing))})
         if learner.n_done % _WATCH_EVERY == 0 or learner.n_done == config.updates:
             seen = _watch_prior(shop, learner, posterior)
             kernel = str(shop.prior.sampler.choice)
@@ -385,6 +387,10 @@ def _prior_learner(shop: Shop, bit_means: Tensor) -> PriorLearner:
         gradient=config.gradient,
         optimizer=config.optimizer,
         weight_decay=config.weight_decay,
+        measure_every=config.measure_every,
+        measure_sweeps=config.measure_sweeps,
+        sweeps_growth=config.sweeps_growth,
+        max_sweeps=max(config.max_sweeps, config.n_sweeps),
     )
     generator = stream(shop.seed, "chains", device=shop.fabric.device)
     return PriorLearner(
