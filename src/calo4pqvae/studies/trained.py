@@ -130,13 +130,13 @@ def shower_run(folder: Path, run: str | None, *, quick: bool, seed: int, progres
     return finished_run(shower_config(quick=quick, seed=seed), path, "training (showers)", progress)
 
 
-def finished_run(config: Config, path: Path, stage: str, progress: Progress) -> Path:
+def finished_run(config: Config, path: Path, name: str, progress: Progress) -> Path:
     """Trains a shower model unless its run is there; goes on if it was interrupted, replaces one of other settings.
 
     Args:
         config: Settings.
         path: Its run directory.
-        stage: Name for the progress report.
+        name: Name for the progress report, which adds the stage of the training.
         progress: Told about every step of every part of the training.
 
     Raises:
@@ -148,8 +148,8 @@ def finished_run(config: Config, path: Path, stage: str, progress: Progress) -> 
     if is_ours and run.provenance().get("finished"):
         return path
 
-    def tell(part: str, done: int, total: int, numbers: object) -> None:  # noqa: ARG001
-        progress(f"{stage}, {part}", done, total)
+    def tell(stage: str, done: int, total: int, numbers: Mapping[str, float]) -> None:  # noqa: ARG001
+        progress(f"{name}, {stage}", done, total)
 
     train(config, path, resume=is_ours, overwrite=not is_ours, report=tell)
     return path
@@ -199,7 +199,7 @@ def image_training(folder: Path, config: PriorRunConfig, stage: str, progress: P
     path = folder.parent / _FOLDER / f"images-{key}"
     run = RunDirectory(path)
 
-    def tell(done: int, total: int, numbers: object) -> None:  # noqa: ARG001
+    def tell(done: int, total: int, numbers: Mapping[str, float]) -> None:  # noqa: ARG001
         progress(stage, done, total)
 
     if not run.provenance().get("finished"):
