@@ -292,7 +292,7 @@ def fit_ornstein_uhlenbeck(series: FloatArray) -> OrnsteinUhlenbeck:
     Raises:
         PriorError: If there are fewer than four steps or chains, or a mode does not move.
     """
-    n_steps, n_chains, n_modes = series.shape
+    n_steps, n_chains = series.shape[:2]
     if n_steps < 4 or n_chains < 4:
         raise PriorError(f"{n_chains} chains of {n_steps} sweeps are too few for a fit; give at least 4 of 4")
     centred = series - series.mean(axis=(0, 1))
@@ -308,8 +308,8 @@ def fit_ornstein_uhlenbeck(series: FloatArray) -> OrnsteinUhlenbeck:
     without = np.stack([_process(part) for part in (blocks.sum(axis=0) - blocks) / (n_chains - counts)])
     n = len(parts)
     errors = np.sqrt((n - 1) / n * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
-    pairs = [array for both in zip(whole, errors, strict=True) for array in both]
-    return OrnsteinUhlenbeck(*pairs, n_steps=n_steps, n_chains=n_chains)
+    memory, noise, variance, kurtosis = zip(whole, errors, strict=True)
+    return OrnsteinUhlenbeck(*memory, *noise, *variance, *kurtosis, n_steps, n_chains)
 
 
 def _process(moments: FloatArray) -> FloatArray:

@@ -27,8 +27,8 @@ is large and tied to the couplings. So the law of bits with independent coupling
 
 the bar over the biases of a partition. One order parameter is enough while the largest eigenvalue of
 :math:`n_q \overline{W^2}_{pq} \overline{\int Dz\, [\sigma (1 - \sigma)]^2}_q` is below one (the condition of de
-Almeida and Thouless). A trained machine's couplings are not independent; how far its measured overlaps are from this law
-says how much structure it has learned.
+Almeida and Thouless). A trained machine's couplings are not independent; how far its measured overlaps are from this
+law says how much structure it has learned.
 
 **Leading mode.** Mean and variance of the couplings are blind to learned patterns. A pattern :math:`\xi` of signs adds
 :math:`J_{ij} \propto \xi_i \xi_j`; the gauge :math:`s_i \to \xi_i s_i` (Mattis) turns it into a ferromagnet with
