@@ -7,8 +7,9 @@ Aims:
   (root mean square over programmings) in under 3 s, the bootstrap of its error included.
 
 The machines are random: in spins, couplings of 0.2 nats and fields of 0.1. "opening" is the emulator with its working
-graph, and the first call, which compiles or loads the Gibbs kernel, is made before the clock starts. The access time is what
-the emulated chip would charge, by the documented numbers; it says nothing about the speed of this code or of a chip.
+graph; the first call, which compiles or loads the Gibbs kernel, is made before the clock starts. The access time is
+what the emulated chip would charge, by the documented numbers; it says nothing about the speed of this code or of a
+real chip.
 
 Run: python benchmarks/annealer.py [--threads 2] [--seed 1] [--only CHIP ...] [--reads 1000] [--programmings 20]
 """
@@ -64,8 +65,8 @@ def thermometer(name: str, n_programmings: int, seed: int) -> None:
     slowest = max(seconds)
     print(
         f"{annealer.name}: 100 reads of {problem.n_qubits} qubits, {n_programmings} programmings, seed {seed}: beta "
-        f"off by {rms:.2%} rms, {max(map(abs, shifts)):.2%} at most, {statistics.fmean(shifts):+.2%} in the mean (quoted "
-        f"{statistics.fmean(quoted):.2%}); {slowest:.2f} s an estimate at most (opening {opened:.1f} s) "
+        f"off by {rms:.2%} rms, {max(map(abs, shifts)):.2%} at most, {statistics.fmean(shifts):+.2%} in the mean "
+        f"(quoted {statistics.fmean(quoted):.2%}); {slowest:.2f} s an estimate at most (opening {opened:.1f} s) "
         f"{'ok' if rms < 0.005 and slowest < 3 else 'MISSED'}"
     )
 

@@ -12,7 +12,7 @@ The programmed beta may differ in the last digits, as sums do with another numbe
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -41,14 +41,17 @@ class RecordedAnnealer(Annealer):
 
     _folder: Path
     _number: int
+    _n_reads: int
+    _progress: Callable[[int], None] | None
 
     @classmethod
-    def of(cls, annealer: Annealer, folder: Path) -> Self:
+    def of(cls, annealer: Annealer, folder: Path, progress: Callable[[int], None] | None = None) -> Self:
         """The same annealer with a folder.
 
         Args:
             annealer: The annealer, its ledger in a file.
             folder: Where reads are.
+            progress: Told how many reads there are so far.
 
         Raises:
             AnnealerError: If the ledger is not on disk.
@@ -63,7 +66,7 @@ class RecordedAnnealer(Annealer):
             seed=annealer._seed,
             sleep=annealer._sleep,
         )
-        recorder._folder, recorder._number = folder, 0
+        recorder._folder, recorder._number, recorder._n_reads, recorder._progress = folder, 0, 0, progress
         return recorder
 
     def wait(self, seconds: float) -> None:
@@ -105,6 +108,9 @@ class RecordedAnnealer(Annealer):
         missing = n_reads - sum(part.n_reads for part in parts)
         if missing:
             parts.append(super().read(problem, missing, flux_biases=flux_biases, label=named, keep=write, **options))
+        self._n_reads += n_reads
+        if self._progress is not None:
+            self._progress(self._n_reads)
         return join_reads(parts)
 
     def _keep(self, number: int, name: str, further: Keep | None, reads: Reads, call: LedgerCall) -> None:
@@ -131,13 +137,16 @@ class RecordedAnnealer(Annealer):
 
 
 @contextmanager
-def recorded(annealer: Annealer, folder: Path, work: Mapping[str, Any]) -> Iterator[RecordedAnnealer]:
+def recorded(
+    annealer: Annealer, folder: Path, work: Mapping[str, Any], progress: Callable[[int], None] | None = None
+) -> Iterator[RecordedAnnealer]:
     """Opens a folder of work, alone.
 
     Args:
         annealer: The annealer, its ledger in a file.
         folder: The folder, made if missing.
         work: What the work is, for JSON: work that is gone on with must have the same description.
+        progress: Told how many reads there are so far.
 
     Raises:
         AnnealerError: If other work stands there, another process is at it, or the ledger is not on disk.
@@ -147,7 +156,7 @@ def recorded(annealer: Annealer, folder: Path, work: Mapping[str, Any]) -> Itera
         told = {"annealer": annealer.name, "emulated": annealer.is_emulated, **work}
         _check_work(folder / "work.json", json.loads(json.dumps(told)))
         clear_unfinished(folder / "reads")
-        yield RecordedAnnealer.of(annealer, folder)
+        yield RecordedAnnealer.of(annealer, folder, progress)
 
 
 def _check_work(path: Path, work: dict[str, Any]) -> None:
