@@ -57,11 +57,11 @@ FLOORS = (
         "terminal",
         "prior_config",
     },
-    {"calibration", "prior_runs"},
-    {"loops", "generation", "prior_training"},
-    {"training", "run_report", "summary", "prior_assessment", "annealer_sampling"},
+    {"annealer_settings", "calibration", "conditioned_sample", "prior_runs", "validation_gap"},
+    {"annealer_outcome", "loops", "generation", "prior_training"},
+    {"training", "run_report", "summary", "prior_assessment", "annealer_sampling", "annealer_generation", "annealer_training"},
     {"studies"},
-    {"annealer_commands", "prior_commands", "study_commands"},
+    {"annealer_commands", "generate_command", "prior_commands", "study_commands"},
     {"cli"},
 )
 """The units of each floor, from the ground up; docs/architecture.md shows the same."""
