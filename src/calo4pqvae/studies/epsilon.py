@@ -367,7 +367,7 @@ def _resampled(labels: IntArray, sizes: IntArray, rng: np.random.Generator) -> F
 
 
 def _ratio(covariance: FloatArray, mean: FloatArray) -> FloatArray:
-    return np.divide(covariance, mean, out=np.full(mean.shape, np.nan), where=mean > 0)
+    return np.asarray(np.divide(covariance, mean, out=np.full(mean.shape, np.nan), where=mean > 0))
 
 
 def _raw_summary(covariance: FloatArray, mean: FloatArray, places: IntArray, inside: IntArray) -> FloatArray:

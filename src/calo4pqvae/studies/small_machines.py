@@ -136,8 +136,8 @@ def _figures(
             "epsilon",
             f"Epsilon of the couplings of {n} + {n} machines: exact over {settings.n_draws} machines (grey), "
             f"exact over the {settings.n_sampled} machines that were sampled, and from {settings.n_states} and "
-            f"{plan.sizes[0]} independent states after {plan.sweeps[-1]} sweeps, all ratios; what lies outside is counted in the "
-            "outermost bins.",
+            f"{plan.sizes[0]} independent states after {plan.sweeps[-1]} sweeps, all ratios; what lies outside is "
+            "counted in the outermost bins.",
             lambda: epsilon_figure(exact, sampled, settings.n_states, plan.sizes[0]),
         ),
         StudyFigure(
@@ -342,9 +342,9 @@ def _mismatch_text(settings: SmallMachinesSettings, numbers: Mapping[str, Any]) 
     return (
         "The October 2024 presentation saw ranges of epsilon for U(-1, 1) that do not match. Of the four reasons that "
         f"could be, the length of the chains adds {bias:.1g} to the squared pull after {plan.sweeps[-1]} sweeps; "
-        f"{plan.sizes[-1]} states give a range that {verdict} the exact one ({with_error(many)}), {plan.sizes[0]} states "
-        f"one of {with_error(few)}; and two draws of the parameters differ by up to a factor of {largest / least:.1f} in "
-        "the exact range alone, so that exact and sampled numbers must be of the very same draw."
+        f"{plan.sizes[-1]} states give a range that {verdict} the exact one ({with_error(many)}), {plan.sizes[0]} "
+        f"states one of {with_error(few)}; and two draws of the parameters differ by up to a factor of "
+        f"{largest / least:.1f} in the exact range alone, so that exact and sampled numbers must be of the same draw."
     )
 
 
