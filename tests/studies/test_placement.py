@@ -92,11 +92,27 @@ def test_leading_mode_of_a_pattern() -> None:
     bulk = rng.normal(0, 0.05, topology.n_edges)
     machine = machine_of(topology, 4 * (3 / 80 * pattern[first] * pattern[second] + bulk))
     point = mode_point(machine)
-    # the bulk moves the eigenvalue x of the pattern to x + J~^2 / x
-    bulk_variance = 80 * 0.05**2
-    assert point.j0_form == pytest.approx(3 + bulk_variance / 3, rel=0.05)
-    assert point.j_form == pytest.approx(math.sqrt(bulk_variance), rel=0.1)
+    assert point.j0_form == pytest.approx(3, rel=0.03)  # the bulk moves the eigenvalue to 3 + J~^2 / 3
+    assert point.j_form == pytest.approx(math.sqrt(80) * 0.05, rel=0.1)
     assert abs(place(block_statistics(machine), "spins").j0_form) < 0.5  # moments are blind to the pattern
+
+
+@pytest.mark.parametrize("topology", [bipartite_topology(150, 150), complete_topology((75,) * 4)], ids=["two", "four"])
+def test_strength_of_a_pattern_near_the_bulk(topology: Topology) -> None:
+    """A pattern of 1.3 in a bulk of 0.8: its eigenvalue is 1.79, far from 1.3; a bulk alone stands at its spread."""
+    rng = np.random.default_rng(5)
+    pattern = rng.choice([-1.0, 1.0], topology.n_nodes)
+    first, second = topology.edges.T
+    scale = topology.degrees[0]
+    points = []
+    for strength in (1.3, 0.0):
+        bulk = rng.normal(0, 0.8 / math.sqrt(scale), topology.n_edges)
+        points.append(
+            mode_point(machine_of(topology, 4 * (strength / scale * pattern[first] * pattern[second] + bulk)))
+        )
+    assert points[0].j0_form == pytest.approx(1.3, rel=0.06)
+    assert points[1].j0_form == pytest.approx(0.8, rel=0.15)
+    assert [point.j_form for point in points] == pytest.approx([0.8, 0.8], rel=0.05)
 
 
 def test_law_of_bits_without_couplings_and_in_a_strong_field() -> None:
