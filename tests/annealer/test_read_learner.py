@@ -53,13 +53,20 @@ def random_data(n: int, seed: int = 1) -> tuple[Tensor, Tensor]:
     return torch.randint(0, 2, (n, 6), generator=generator).double(), weights / weights.sum()
 
 
-def centred_by_autograd(made: BoltzmannMachine, data: Sample, offsets: Offsets) -> dict[str, Tensor]:
-    """Gradient in the centred parameters by automatic differentiation of ln p summed over all states, taken back."""
+def centred_by_autograd(
+    made: BoltzmannMachine, data: Sample, offsets: Offsets, dead: tuple[int, ...] = ()
+) -> dict[str, Tensor]:
+    """Gradient in the centred parameters by automatic differentiation of ln p summed over all states, taken back.
+
+    A dead coupler has no coupling and is no parameter.
+    """
     mu, states = offsets.bits, all_states(6).double()
-    first, second = torch.from_numpy(EDGES.T.copy())
-    own = (made.biases + torch.zeros(6).index_add(0, first, made.couplings * mu[second])).detach()
-    own = own.index_add(0, second, made.couplings.detach() * mu[first]).requires_grad_()
-    couplings = made.couplings.detach().clone().requires_grad_()
+    alive = np.setdiff1d(np.arange(len(EDGES)), dead)
+    first, second = torch.from_numpy(EDGES[alive].T.copy())
+    values = made.couplings.detach()[torch.from_numpy(alive)]
+    own = (made.biases + torch.zeros(6).index_add(0, first, values * mu[second])).detach()
+    own = own.index_add(0, second, values * mu[first]).requires_grad_()
+    couplings = values.clone().requires_grad_()
 
     def log_weight(z: Tensor) -> Tensor:
         z = z - mu
@@ -68,17 +75,20 @@ def centred_by_autograd(made: BoltzmannMachine, data: Sample, offsets: Offsets) 
     likelihood = data[1] @ log_weight(data[0]) - torch.logsumexp(log_weight(states), dim=0)
     bias, coupling = torch.autograd.grad(likelihood, (own, couplings))
     shift = torch.zeros(6).index_add(0, first, coupling * mu[second]).index_add(0, second, coupling * mu[first])
-    return {"biases": bias - shift, "couplings": coupling}
+    full = torch.zeros(len(EDGES)).index_add(0, torch.from_numpy(alive), coupling)
+    return {"biases": bias - shift, "couplings": full}
 
 
-def test_a_step_follows_the_exact_centred_gradient() -> None:
+@pytest.mark.parametrize("dead", [(), (1, 4)])
+def test_a_step_follows_the_exact_centred_gradient(dead: tuple[int, ...]) -> None:
     made = machine()
+    patch_of(made, dead=dead).prune(made)
     data: Sample = (*random_data(9), None)
     law = enumerate_machine(made)
     offsets = Offsets(torch.tensor([0.1, 0.3, 0.5, 0.7, 0.2, 0.9]))
-    wanted = centred_by_autograd(made, data, offsets)
+    wanted = centred_by_autograd(made, data, offsets, dead)
     before = {name: value.detach().clone() for name, value in made.named_parameters() if value is not None}
-    learner = ReadLearner(made, patch_of(made), offsets, (0.5, 0.1), 10)
+    learner = ReadLearner(made, patch_of(made, dead=dead), offsets, (0.5, 0.1), 10)
     numbers = learner.step(data, (law.states().double(), law.probabilities, None))
     for name, direction in wanted.items():
         torch.testing.assert_close(getattr(made, name).detach() - before[name], 0.5 * direction)

@@ -7,6 +7,9 @@ temperature :math:`r = \beta_\mathrm{eff} / \beta` at which they were drawn. Two
 - ``same-reads``: one estimate from all programmings of the phase together;
 - ``tracked``: a running estimate, moved by each programming in turn (:mod:`~calo4pqvae.annealer.running_beta`).
 
+A machine whose fields are all near zero, as one that is about to learn fair coins, has no temperature: reads that hold
+less than an information of 25 about :math:`\ln\beta` (by the curvature of the pseudo-likelihood) leave beta as it was.
+
 **Correction.** What is wanted is the law at inverse temperature one. ``importance`` gives each read the weight
 
 .. math:: w \propto e^{-(1 - r) E(z)},
@@ -24,6 +27,7 @@ free bits that is gone is taken from the machine (its coupling is zero and stays
 loses all of those; under a condition it is then independent of the others and is drawn from its own field, exactly.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -52,6 +56,8 @@ __all__ = ["ChipPatch", "NegativePhase", "PhaseCorrection", "PhaseProtocol", "Ph
 
 PhaseProtocol = Literal["same-reads", "tracked"]
 PhaseCorrection = Literal["importance", "polish", "none"]
+
+_LEAST_INFORMATION = 25.0  # about ln beta: an error of a fifth
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +150,7 @@ class PhaseReads:
         beta_error: Its standard error.
         running: Running estimate after the phase.
         ratios: Inverse temperature of each programming in units of the machine's (K,).
-        misfit: Mean squared residual of the spins, one for a perfect law.
+        misfit: Mean squared residual of the spins, one for a perfect law; None if the reads told no temperature.
         effective_share: Least effective share over the conditions.
         polish: Effect of the polish, or None.
         n_reads: Reads.
@@ -157,7 +163,7 @@ class PhaseReads:
     beta_error: float
     running: RunningBeta | None
     ratios: FloatArray
-    misfit: float
+    misfit: float | None
     effective_share: float
     polish: PolishReport | None
     n_reads: int
@@ -218,7 +224,7 @@ class NegativePhase:
         """
         jobs = [SamplingJob(n, row) for n, row in zip(request.n_reads, request.rows, strict=True)]
         campaign = Campaign(folder, jobs, partial(self._prepared, request.beta))
-        if not campaign.is_done:
+        if annealer.ledger.open_calls or not campaign.is_done:  # one that was cut off may be the last of the phase
             campaign.run(annealer)
         imposed = [self._impose(request.beta, row) for row in request.rows]
         bits = [campaign.bits(index)[: job.n_reads] for index, job in enumerate(jobs)]
@@ -228,7 +234,7 @@ class NegativePhase:
         self, request: PhaseRequest, imposed: Sequence[Conditioned], bits: Sequence[NDArray[np.uint8]], number: int
     ) -> PhaseReads:
         batches = [Reads(own, one.problem) for own, one in zip(bits, imposed, strict=True)]
-        known = self._temperature(request, batches, number)
+        known = self._temperature(request, imposed, batches, number)
         logs = [
             -(1 - r) * one.problem.machine_energy(own)
             for r, one, own in zip(known["ratios"], imposed, bits, strict=True)
@@ -255,33 +261,45 @@ class NegativePhase:
             **known,
         )
 
-    def _temperature(self, request: PhaseRequest, batches: Sequence[Reads], number: int) -> dict[str, Any]:
+    def _temperature(
+        self, request: PhaseRequest, imposed: Sequence[Conditioned], batches: Sequence[Reads], number: int
+    ) -> dict[str, Any]:
         """Beta, its error, the running estimate, ratios and misfit."""
         seed = derive_seed(self.seed, "bootstrap", number) % 2**31
+        told = [_information(one, batch) for one, batch in zip(imposed, batches, strict=True)]
         if self.protocol == "same-reads":
-            estimate = maximum_pseudo_likelihood(batches, seed=seed)
-            return {
-                "beta": estimate.value,
-                "beta_error": estimate.error,
-                "running": None,
-                "ratios": np.full(len(batches), estimate.ratio),
-                "misfit": estimate.misfit,
-            }
+            return self._same_reads(request.beta, batches, sum(told), seed)
         running = request.running
         if running is None:
             raise AnnealerError("a tracked phase needs the running estimate of beta; give it with the request")
         ratios, misfits = [], []
-        for batch in batches:
-            estimate = maximum_pseudo_likelihood(batch, seed=seed)
-            running = running.predict().update(estimate)
+        for batch, information in zip(batches, told, strict=True):
+            running = running.predict()
+            if information > _LEAST_INFORMATION:
+                estimate = maximum_pseudo_likelihood(batch, seed=seed)
+                running = running.update(estimate)
+                misfits.append(estimate.misfit)
             ratios.append(running.value / request.beta)
-            misfits.append(estimate.misfit)
         return {
             "beta": running.value,
             "beta_error": running.error,
             "running": running,
             "ratios": np.array(ratios),
-            "misfit": float(np.mean(misfits)),
+            "misfit": float(np.mean(misfits)) if misfits else None,
+        }
+
+    def _same_reads(self, beta: float, batches: Sequence[Reads], information: float, seed: int) -> dict[str, Any]:
+        if information <= _LEAST_INFORMATION:
+            ratios = np.ones(len(batches))
+            error = beta / math.sqrt(_LEAST_INFORMATION)
+            return {"beta": beta, "beta_error": error, "running": None, "ratios": ratios, "misfit": None}
+        estimate = maximum_pseudo_likelihood(batches, seed=seed)
+        return {
+            "beta": estimate.value,
+            "beta_error": estimate.error,
+            "running": None,
+            "ratios": np.full(len(batches), estimate.ratio),
+            "misfit": estimate.misfit,
         }
 
     def _states(
@@ -308,3 +326,11 @@ class NegativePhase:
         if self.partition is not None:
             return self._conditioner.impose(beta, row)
         return self._conditioner.impose(beta, None, torch.from_numpy(row).float() if self.machine.n_condition else None)
+
+
+@torch.no_grad()
+def _information(imposed: Conditioned, reads: Reads) -> float:
+    """What reads can tell about ln beta: the curvature of the log pseudo-likelihood at the programmed law."""
+    fields = imposed.reduced.local_fields(torch.from_numpy(reads.bits.astype(np.float64)))
+    odds = torch.sigmoid(fields)
+    return float((fields.square() * odds * (1 - odds)).sum())

@@ -10,13 +10,14 @@ mean over its weighted reads. If conditions are drawn with the frequency that th
 estimate of the gradient over all of them. The offsets are the data's own means, which do not change.
 
 Reads of different phases are independent, so that noise of the direction averages out over steps; a step size that
-falls geometrically does this. Held bits, and couplers that the chip does not have, do not move. After each step
-couplings and fields are brought back into the range that can be programmed at the beta of now
+falls geometrically does this. Held bits, and couplers that the chip does not have, do not move; the latter have no part
+in the centred form either, or the biases at their ends would be pulled by correlations that nothing can learn. After
+each step couplings and fields are brought back into the range that can be programmed at the beta of now
 (:mod:`~calo4pqvae.prior.constraints`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,9 +25,9 @@ from torch import Tensor
 
 from calo4pqvae.annealer.negative_phase import ChipPatch
 from calo4pqvae.prior.constraints import ProgrammableRange
-from calo4pqvae.prior.gradients import Offsets, contrastive_gradient
+from calo4pqvae.prior.gradients import Gradient, Offsets, contrastive_gradient
 from calo4pqvae.prior.machine import BoltzmannMachine, Moments
-from calo4pqvae.prior.pairs import pair_sums
+from calo4pqvae.prior.pairs import pair_sums, sums_at_nodes
 
 __all__ = ["ReadLearner", "StepNumbers", "programmable_range", "weighted_moments"]
 
@@ -130,9 +131,9 @@ class ReadLearner:
         """
         machine = self.machine
         of_data, of_model = (weighted_moments(machine, *part) for part in (data, model))
-        gradient = contrastive_gradient(of_data, of_model, machine.neighbours, "centred", self.offsets)
-        gradient = gradient.hold(self._held, machine.neighbours.ends)
-        gradient.couplings[self._dead] = 0.0
+        gradient = self._without_dead(
+            contrastive_gradient(of_data, of_model, machine.neighbours, "centred", self.offsets)
+        ).hold(self._held, machine.neighbours.ends)
         energies = [_mean_energy(machine, *part) for part in (data, model)]
         rate = self.learning_rate
         machine.biases.add_(gradient.biases, alpha=rate)
@@ -151,6 +152,16 @@ class ReadLearner:
             gradient_norm=gradient.norm,
             learning_rate=rate,
             at_limit=at_limit,
+        )
+
+    def _without_dead(self, gradient: Gradient) -> Gradient:
+        """Takes couplers out that do not exist, with their part in the biases of the centred form."""
+        withheld = torch.zeros_like(gradient.couplings)
+        withheld[self._dead] = gradient.couplings[self._dead]
+        return replace(
+            gradient,
+            biases=gradient.biases + sums_at_nodes(withheld, self.offsets.bits, self.machine.neighbours),
+            couplings=gradient.couplings - withheld,
         )
 
 
