@@ -54,7 +54,16 @@ def estimates(numbers: Any) -> list[Mapping[str, Any]]:
 
 def test_everything_is_measured(result: dict[str, Any]) -> None:
     numbers = result["numbers"]
-    assert list(numbers) == ["exact", "size", "training", "modes", "temperature", "learning", "showers"]
+    assert list(numbers) == [
+        "exact",
+        "size",
+        "sweeps_of_an_update",
+        "training",
+        "modes",
+        "temperature",
+        "learning",
+        "showers",
+    ]
     assert set(numbers["temperature"]) == {
         "images, nothing held",
         "images, upper half held",

@@ -23,7 +23,7 @@ def relaxation_text(numbers: Numbers) -> list[str]:
     return [
         _learning(numbers["learning"], str(numbers["showers"])),
         _exact(numbers["exact"]),
-        _training(numbers["training"]),
+        _training(numbers["training"], int(numbers["sweeps_of_an_update"])),
         _modes(numbers["modes"]),
         _size(numbers["size"]),
         _temperature(numbers["temperature"]),
@@ -67,17 +67,20 @@ def _exact(found: Numbers) -> str:
     )
 
 
-def _training(found: Numbers) -> str:
-    parts = []
+def _training(found: Numbers, n_sweeps: int) -> str:
+    parts, slow, total = [], 0, 0
     for name, steps in found.items():
         peaks = {step: _slowest(one) for step, one in steps.items()}
+        total += len(peaks)
+        slow += sum(1 for one in peaks.values() if (one["relaxation"]["value"] or float("inf")) > n_sweeps)
         first, last = (peaks[step] for step in (next(iter(peaks)), list(peaks)[-1]))
         parts.append(f"{name}: {_told(first)} sweeps at the start, {_told(last)} at {list(peaks)[-1]}")
     ends = sum(1 for steps in found.values() for one in steps.values() if one["mode 1"]["theory"]["value"] is None)
     return (
-        "Along the training on images the longest relaxation time of energy and modes grew: "
-        f"{'; '.join(parts)}. The linear theory of the leading mode has no time (memory of one or more) at {ends} of "
-        f"{sum(len(steps) for steps in found.values())} of these machines."
+        "Along the training on images the longest relaxation time of energy and modes was: "
+        f"{'; '.join(parts)}. {slow} of {total} relax in more than the {n_sweeps} sweeps of an update, so that a "
+        "sample of the negative phase remembers the one before. The linear theory of the leading mode has no time "
+        f"(memory of one or more) at {ends} of them."
     )
 
 
@@ -85,13 +88,14 @@ def _modes(found: Numbers) -> str:
     parts = []
     for name, one in found.items():
         ratios = list(_ratios(one))
-        close = sum(1 for ratio in ratios if abs(ratio - 1) <= _CLOSE)
+        close = sum(1 for ratio, error in ratios if abs(ratio - 1) <= max(_CLOSE, _AGREES * error))
         total = sum(1 for key in one if key.startswith("mode"))
-        told = f", measured / theory {min(ratios):.2f} to {max(ratios):.2f}" if ratios else ""
-        parts.append(f"{name}: {close} of {total} within 10 %{told}")
+        values = [ratio for ratio, _ in ratios]
+        told = f", ratios {min(values):.2f} to {max(values):.2f}" if ratios else ""
+        parts.append(f"{name}: {close} of {total}{told}")
     return (
-        "Mode by mode, relaxation times that are no mere limits against the linear theory with measured gains: "
-        f"{'; '.join(parts)}."
+        "Mode by mode, measured relaxation times (no mere limits) are within 10 % or two standard errors of the linear "
+        f"theory with measured gains for {'; '.join(parts)}."
     )
 
 
@@ -138,8 +142,9 @@ def _told(row: Numbers) -> str:
     return with_error(time)
 
 
-def _ratios(one: Numbers) -> Iterator[float]:
-    """Measured over theory of the modes that have both."""
+def _ratios(one: Numbers) -> Iterator[tuple[float, float]]:
+    """Measured over theory, with its error, of the modes that have both."""
     for key, row in one.items():
         if key.startswith("mode") and row["limit"] == "none" and row["theory"]["value"] is not None:
-            yield row["relaxation"]["value"] / row["theory"]["value"]
+            theory = row["theory"]["value"]
+            yield row["relaxation"]["value"] / theory, row["relaxation"]["error"] / theory
