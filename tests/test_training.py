@@ -107,7 +107,7 @@ def test_every_coupling_moves_in_the_prior_stage(showers: Path, tmp_path: Path) 
     assert_moved({"couplings": couplings}, {"couplings": after["machine.couplings"]})
 
 
-@pytest.mark.parametrize("update", ["direct", "loss"])
+@pytest.mark.parametrize("update", ["direct", "loss", "loss-covariance"])
 def test_every_coupling_moves_in_joint_training(update: str, showers: Path, tmp_path: Path) -> None:
     config = tiny_config(showers, {"training.mode": "joint", "prior.joint_update": update})
     before = parameters_at_first_checkpoint(config, tmp_path, "networks", 4)

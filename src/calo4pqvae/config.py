@@ -139,7 +139,9 @@ class PriorConfig(Section):
     )
     coupling_std: float = Field(0.01, ge=0, description="spread of the couplings at the start")
     method: Literal["pcd", "cd"] = "pcd"
-    gradient: Literal["plain", "centred"] = "centred"
+    gradient: Literal["plain", "centred", "mean-energy"] = Field(
+        "centred", description="'mean-energy' adds the covariance of an older scheme, to be compared with"
+    )
     optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = Field(0.1, gt=0)
     learning_rate_final: float = Field(0.005, gt=0)
@@ -148,8 +150,10 @@ class PriorConfig(Section):
     n_chains: int = Field(1000, gt=1, description="persistent chains")
     batch_size: int = Field(1000, gt=1, description="posterior states in one positive phase")
     updates: int = Field(600, gt=0, description="updates of the prior stage")
-    joint_update: Literal["direct", "loss"] = Field(
-        "direct", description="joint mode: own SGD from Gibbs statistics, or energies inside the loss"
+    joint_update: Literal["direct", "loss", "loss-covariance"] = Field(
+        "direct",
+        description="joint mode: own SGD from Gibbs statistics, or energies inside the loss with samples held fixed, "
+        "or with their law differentiated too",
     )
     joint_learning_rate: float = Field(0.001, gt=0, description="SGD rate of the direct joint update")
     joint_sweeps: int = Field(2, gt=0, description="block Gibbs sweeps in a joint step")

@@ -404,8 +404,10 @@ def _prior_learner(shop: Shop, bit_means: Tensor) -> PriorLearner:
 
 
 def _joint_learner(shop: Shop) -> PriorLearner:
-    """Machine from nothing; ``loss`` means the networks' own optimiser and the plain gradient."""
-    config, in_loss = shop.config.prior, shop.config.prior.joint_update == "loss"
+    """Machine from nothing; ``loss`` means the networks' own optimiser and the plain or the mean-energy gradient."""
+    config = shop.config.prior
+    form = {"direct": config.gradient, "loss": "plain", "loss-covariance": "mean-energy"}[config.joint_update]
+    in_loss = config.joint_update != "direct"
     halves = torch.full((shop.prior.machine.n_nodes,), 0.5)
     shop.prior.machine.initialise(halves, config.coupling_std, stream(shop.seed, "couplings"))
     settings = LearningSettings(
@@ -413,7 +415,7 @@ def _joint_learner(shop: Shop) -> PriorLearner:
         n_sweeps=config.joint_sweeps,
         n_chains=config.joint_chains,
         method=config.method,
-        gradient="plain" if in_loss else config.gradient,
+        gradient=form,
         optimizer="adam" if in_loss else "sgd",
         weight_decay=config.weight_decay,
     )
