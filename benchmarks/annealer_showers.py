@@ -160,7 +160,7 @@ def main() -> None:
             samples.append(drawn(model, name, bits, incident, folder, options.seed + 3, report))
         print(
             f"{model.origin}: {options.showers} showers at {options.energies} energies, "
-            f"{samples[2].report['n_conditions']} conditions, seed {options.seed}; {len(geant4)} held-out Geant4 showers"
+            f"{samples[2].report['n_conditions']} conditions, seed {options.seed}; {len(geant4)} Geant4 showers"
         )
         show([row(sample, samples[0], geant4, options.seed) for sample in samples[1:]])
 
