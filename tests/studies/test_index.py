@@ -9,6 +9,7 @@ import pytest
 
 from calo4pqvae.errors import DataError
 from calo4pqvae.studies.index import read_results, write_index
+from tests.evaluation.test_browser import BROWSER, LISTENER, NO_BROWSER, PROBE, dump
 from tests.studies.test_study import COINS, CoinSettings
 
 ORDER = {"dice": "nowhere", "coins": "nowhere"}
@@ -67,7 +68,29 @@ def test_numbers_of_all_kinds_become_rows(folder: Path) -> None:
         ("rows / 0", "7", "", "1", ""),
         ("word", "glass", "", "", ""),
     ):
-        assert "".join(f'<td class="wrap">{cell}</td>' for cell in row) in text
+        wrapped = "".join(f'<td class="wrap">{cell}</td>' for cell in row[:2])
+        assert wrapped + "".join(f"<td>{cell}</td>" for cell in row[2:]) in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)
+def test_the_page_fits_a_laptop(folder: Path, tmp_path: Path) -> None:
+    path = folder / "coins" / "result.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    stored["numbers"] = {"a long list": [0.123456 * place for place in range(500)]} | stored["numbers"]
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    text = write_index(folder).read_text(encoding="utf-8").replace("</body>", PROBE + "</body>")
+    copy = tmp_path / "probed.html"
+    copy.write_text(
+        text.replace("<head>", "<head>" + LISTENER).replace("<details>", "<details open>"), encoding="utf-8"
+    )
+    document, complaints = dump(copy, tmp_path)
+    found = re.search(r'<pre id="probe">(.*?)</pre>', document)
+    assert found is not None, complaints
+    seen = dict(re.findall(r'"(\w+)":(\d+)', found[1]))
+    assert (seen["images"], seen["broken"], seen["errors"], seen["resources"]) == ("1", "0", "0", "0")
+    assert int(seen["wide"]) <= 1280, "the page scrolls sideways on a laptop"
+    assert seen["cut"] == "0", "a table is cut off"
 
 
 def test_what_is_missing_or_damaged_is_named(folder: Path, tmp_path: Path) -> None:

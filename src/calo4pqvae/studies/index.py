@@ -24,6 +24,7 @@ INDEX = "index.html"
 METRICS = "metrics.json"
 _KEYS = ("study", "title", "text", "figures", "numbers", "settings", "seed", "command", "runtime_s", "versions")
 _NUMBER_KEYS = {"value", "error", "n", "seed"}
+_LONG_COLUMNS = ("number", "value")  # broken into lines where they are too long
 _LONGEST_TABLE = 60  # rows of a study's numbers that are shown at once; more are folded away
 
 
@@ -44,8 +45,8 @@ def write_index(folder: Path) -> Path:
     sections = [_section(result, folder / str(result["study"])) for result in results]
     total = sum(float(result["runtime_s"]) for result in results)
     lead = paragraph(
-        f"{len(results)} studies of the Boltzmann machine; {total:.0f} s of work in all. Every text is written by the "
-        "command that made the numbers below it, from these numbers.",
+        f"Studies of the Boltzmann machine: {len(results)}, with {total:.0f} s of work in all. Every text is written "
+        "by the command that made the numbers below it, from these numbers.",
         "summary",
     )
     write_json(folder / METRICS, {str(result["study"]): result for result in results})
@@ -92,11 +93,13 @@ def _numbers_html(rows: Sequence[Mapping[str, str]]) -> str:
     if not rows:
         return paragraph("There is nothing to show here.")
     head = "".join(f'<th scope="col">{html.escape(key)}</th>' for key in rows[0])
-    body = "\n".join(
-        "<tr>" + "".join(f'<td class="wrap">{html.escape(cell)}</td>' for cell in row.values()) + "</tr>"
-        for row in rows
-    )
+    body = "\n".join("<tr>" + "".join(_cell_html(*cell) for cell in row.items()) + "</tr>" for row in rows)
     return f'<div class="tablebox"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+
+
+def _cell_html(key: str, cell: str) -> str:
+    attribute = ' class="wrap"' if key in _LONG_COLUMNS else ""
+    return f"<td{attribute}>{html.escape(cell)}</td>"
 
 
 def _image_html(path: Path, caption: str) -> str:
