@@ -35,7 +35,7 @@ def history(n: int = 6) -> list[dict[str, Any]]:
     return [common | row for row in rows]
 
 
-LOOKS = [{"phases": 3, "gap": -1.0, "gap_error": 0.4}]
+LOOKS = [{"phases": 3, "gap": -1.0, "gap_error": 0.4}, {"phases": 6, "gap": 0.7, "gap_error": 0.6}]
 ENERGIES = {"annealer": (np.arange(50.0), np.arange(50.0) + 3), "gibbs": (np.arange(50.0), np.arange(60.0))}
 
 
@@ -66,7 +66,7 @@ def test_figures_name_the_annealer_and_hold_the_numbers(monkeypatch: pytest.Monk
     beta = made["beta"].axes[0]
     assert beta.get_xlabel() == "programmings"
     labels = [text.get_text() for text in made["energies"].axes[0].get_legend().get_texts()]
-    assert labels == ["validation bits: 24.50 ± 2.06", "samples: 27.50 ± 2.06"]
+    assert labels == ["validation bits: 24.50 ± 2.06", "Gibbs samples: 27.50 ± 2.06"]
 
 
 def test_live_annealers_are_called_live(tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ def _figures(
     spent = np.cumsum([row["n_programmings"] for row in history]).astype(np.float64)
     estimates = Points(spent, _column(history, "beta"), _column(history, "beta_error"))
     by_phase = {row["phase"]: place for row, place in zip(history, spent, strict=True)}
-    ends = [*looks, {**numbers["gap"], "phases": history[-1]["phase"] + 1}]
+    n_phases = history[-1]["phase"] + 1
+    ends = [*(row for row in looks if row["phases"] != n_phases), {**numbers["gap"], "phases": n_phases}]
     learned = Points(
         np.array([by_phase[row["phases"] - 1] for row in ends]), _column(ends, "gap"), _column(ends, "gap_error")
     )

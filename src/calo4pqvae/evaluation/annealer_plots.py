@@ -38,7 +38,7 @@ def energy_panels(panels: Mapping[str, tuple[FloatArray, FloatArray]]) -> Figure
     for own, (title, pair) in zip(axes, panels.items(), strict=True):
         both = np.concatenate(pair)
         edges = np.linspace(both.min(), both.max() + 1e-9 * max(1.0, abs(both.max())), 31)
-        for position, (name, values) in enumerate(zip(("validation bits", "samples"), pair, strict=True)):
+        for position, (name, values) in enumerate(zip(("validation bits", "Gibbs samples"), pair, strict=True)):
             counts = np.histogram(values, edges)[0]
             width = edges[1] - edges[0]
             heights, errors = counts / (len(values) * width), np.sqrt(counts) / (len(values) * width)
