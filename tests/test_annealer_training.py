@@ -518,3 +518,38 @@ def test_damaged_files_are_told(
     path.write_bytes(b"{ damaged }\n")
     with pytest.raises(CaloError, match=told):
         learn(source, tmp_path)
+
+
+# --- other annealers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("unfinished")
+def test_simulated_annealing_from_elsewhere_trains_a_prior(source: Path, tmp_path: Path) -> None:
+    """A sampler of D-Wave's at a fixed inverse temperature of 3, of which nothing is documented."""
+    dimod, samplers = pytest.importorskip("dimod"), pytest.importorskip("dwave.samplers")
+    graph = chip_topology("zephyr", 2)
+    labels = np.array(graph.node_labels)
+    fixed = {"beta_schedule": [3.0] * 50, "beta_schedule_type": "custom", "proposal_acceptance_criteria": "Gibbs"}
+
+    class Fixed(samplers.SimulatedAnnealingSampler):  # type: ignore[misc, name-defined]
+        def sample(self, bqm: Any, **options: Any) -> Any:
+            options.pop("auto_scale", None)
+            return super().sample(bqm, **options | fixed)
+
+    sampler = dimod.StructureComposite(Fixed(), labels.tolist(), [tuple(labels[edge].tolist()) for edge in graph.edges])
+    with pytest.raises(AnnealerError, match="nothing is documented of StructureComposite"):
+        learn(source, tmp_path, sampler)
+    learn(source, tmp_path, sampler, start_beta=4.0, reads=60)
+    history = learned(tmp_path)[1]
+    assert all(abs(row["beta"] - 3.0) < 4 * row["beta_error"] for row in history)
+    assert_nothing_lost(tmp_path)
+
+
+@pytest.mark.usefixtures("unfinished")
+def test_an_unfinished_training_is_not_gone_on_with_by_gibbs(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpendingLimitError):
+        learn(source, tmp_path, limit=0.1)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors is no checkpoint of a training"):
+        train(RunDirectory(tmp_path).config(), tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match=r"has no prior\.safetensors: the training has not come that far"):
+        load_model(tmp_path)
