@@ -99,6 +99,8 @@ def write_smaller(source: Path, target: Path) -> None:
         small.save(buffer, format="png", optimize=True)
         if buffer.tell() < MOST_BYTES:
             break
+    else:
+        raise SystemExit(f"{source} cannot be made smaller than {MOST_BYTES} bytes; draw less in it")
     with atomic_path(target) as partial:
         partial.write_bytes(buffer.getvalue())
 

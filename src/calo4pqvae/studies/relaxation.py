@@ -141,20 +141,8 @@ class _Measured:
 
 
 def work(settings: RelaxationSettings, folder: Path, seed: int, progress: Progress) -> Findings:
-    """Does the study."""
-    checks = exact_checks(
-        settings.strengths,
-        (0.5, 1.0),
-        settings.n_draws,
-        settings.tiny_chains,
-        settings.kernel,
-        seed,
-        lambda done, total: progress("tiny machines", done, total),
-    )
-    sizes = _sizes(settings, seed, progress)
+    """Does the study; what is trained comes first, so that input that cannot be used is told at once."""
     training = _images(settings, folder, seed, progress)
-    along, scans, modes = _image_times(settings, training, seed, progress)
-    modes = {"planted modes, nothing held": _planted_times(settings, seed)} | modes
     path = learned_prior(
         folder,
         settings.run,
@@ -165,12 +153,23 @@ def work(settings: RelaxationSettings, folder: Path, seed: int, progress: Progre
         progress=progress,
     )
     source, curve = shower_prior(path), learning_curve(path)
+    checks = exact_checks(
+        settings.strengths,
+        (0.5, 1.0),
+        settings.n_draws,
+        settings.tiny_chains,
+        settings.kernel,
+        seed,
+        lambda done, total: progress("tiny machines", done, total),
+    )
+    sizes = _sizes(settings, seed, progress)
+    along, scans, modes = _image_times(settings, training, seed, progress)
+    modes = {"planted modes, nothing held": _planted_times(settings, seed)} | modes
     showers = situations_of(source, settings, seed)
     for place, situation in enumerate(showers, 1):
         scans[situation.name] = temperature_scan(situation, settings.betas, settings, seed)
         modes[situation.name] = scans[situation.name][max(settings.betas)]
         progress("shower prior", place, len(showers))
-    n_sweeps = max(source.model.config.generation.n_sweeps, _enough(curve))
     measured = _Measured(
         checks=checks,
         sizes=sizes,
@@ -180,7 +179,7 @@ def work(settings: RelaxationSettings, folder: Path, seed: int, progress: Progre
         modes=modes,
         temperatures=scans,
         curve=curve,
-        balance=energy_balance(source, n_sweeps, seed),
+        balance=energy_balance(source, max(source.model.config.generation.n_sweeps, _enough(curve)), seed),
         origin=source.origin,
     )
     numbers = measured.numbers(seed)
@@ -260,8 +259,8 @@ def _figures(found: _Measured) -> list[StudyFigure]:
         StudyFigure(
             "exact",
             "Tiny machines of nine bits. Left: measured against exact relaxation time for the slowest eigenfunction of "
-            "a sweep (filled), the leading mode of the couplings and the energy (open), which may be blind to it. "
-            "Right: pulls of the slowest eigenfunction.",
+            "a sweep (filled), the leading mode of the couplings and the energy (open), which may be blind to it "
+            "and, below a sweep, rest on one or two lags. Right: deviations of the slowest eigenfunction.",
             lambda: exact_figure(found.checks),
         ),
         StudyFigure(

@@ -11,6 +11,8 @@ and no time.
 eigenvector f of the second eigenvalue obeys :math:`\langle f(z') | z \rangle = \lambda_2 f(z)`, so that its
 autocorrelation in equilibrium is exactly :math:`\lambda_2^t`: followed along chains, it must relax in
 :math:`-1/\ln \lambda_2` sweeps. Energy and modes may be blind to the slowest eigenvector, and then relax faster.
+A sweep is not reversible, so over one or two lags another observable may also remember more than :math:`\lambda_2`
+tells: times well below a sweep rest on such lags only.
 """
 
 import math
