@@ -175,7 +175,8 @@ def learning_figure(curve: LearningCurve, balance: EnergyBalance) -> Figure:
         left.plot(curve.epochs[~kept], curve.relaxation[~kept], **style)
     left.plot(curve.epochs, curve.integrated, label="integrated time of the energy", **line_style(2))
     left.step(curve.epochs, curve.sweeps, where="pre", label="sweeps of an update", color="black", linestyle="--")
-    left.set(yscale="log", xlabel="training epoch of the prior", ylabel="sweeps")
+    left.set(xscale="log", yscale="log", xlabel="training epoch of the prior", ylabel="sweeps")
+    left.set_ylim(bottom=min(1.0, left.get_ylim()[0]))
     left.set_ylim(top=left.get_ylim()[1] * 3)
     left.legend(loc="upper left", fontsize=8)
     right.axhline(0, color="black", linewidth=1.0)
@@ -184,7 +185,7 @@ def learning_figure(curve: LearningCurve, balance: EnergyBalance) -> Figure:
         [curve.watched_epochs[-1]], [balance.gap / balance.spread], [2 * balance.gap_error / balance.spread],
         marker="s", color=line_style(1)["color"], markersize=5, capsize=3, label="fresh samples at the end, ± 2 errors",
     )  # fmt: skip
-    right.set(xlabel="training epoch of the prior", ylabel="energy of data - samples / spread of data")
+    right.set(xscale="log", xlabel="training epoch of the prior", ylabel="energy of data - samples / spread of data")
     low, high = right.get_ylim()
     right.set_ylim(low, high + 0.35 * (high - low))
     right.legend(loc="upper right", fontsize=8)
