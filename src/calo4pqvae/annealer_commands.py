@@ -250,6 +250,32 @@ def plan(
         console.print(f"numbers: {out}", soft_wrap=True, highlight=False)
 
 
+@annealer_app.command("study")
+def study(
+    out: Annotated[Path, typer.Option(help="Folder for the results of studies.")] = Path("studies"),
+    quick: Annotated[bool, typer.Option("--quick", help="The form that takes minutes.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change one setting; calo4pqvae study --settings shows them."
+        ),
+    ] = None,
+    seed: SeedOption = 1,
+) -> None:
+    """Compare the protocols on emulated chips: accuracy and access time (the study annealer-protocols)."""
+    from calo4pqvae.studies.annealer_protocols import STUDY
+    from calo4pqvae.studies.index import write_index
+
+    if seed < 0:
+        raise ConfigError(f"--seed {seed} is negative: use 0 or more")
+    chosen = STUDY.configure(quick=quick, overrides=settings or [])
+    with bars() as shown:
+        result = STUDY.run(chosen, out, seed, shown.show)
+    for paragraph in (f"{STUDY.title}, seed {seed}, {result.runtime_s:.0f} s", *result.text):
+        console.print(paragraph, highlight=False, soft_wrap=True, markup=False)
+    console.print(f"all studies in this folder: {write_index(out)}", highlight=False, soft_wrap=True, markup=False)
+
+
 def _open(spec: str | None, machine: Any, seed: int, mode: str, limit: float | None, ledger: Path | None) -> Any:  # noqa: ANN401
     from calo4pqvae.annealer.device import open_annealer
     from calo4pqvae.annealer_sampling import emulator_of
