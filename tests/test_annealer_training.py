@@ -281,6 +281,29 @@ def test_killed_at_any_moment_the_result_is_the_same(
 
 
 @pytest.mark.usefixtures("unfinished")
+@pytest.mark.parametrize(
+    ("where", "name", "after"),
+    [
+        (annealer_training, "write_json", True),
+        (RunDirectory, "create", True),
+        (RunDirectory, "save_tensors", True),
+        (RunDirectory, "write_provenance", False),
+        (RunDirectory, "write_provenance", True),
+    ],
+)
+def test_killed_while_it_begins_it_begins_again(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, after: bool
+) -> None:
+    with monkeypatch.context() as patch:
+        kill_at(patch, where, name, 1, after=after)
+        with pytest.raises(KilledError):
+            learn(source, tmp_path, updates=1)
+    learn(source, tmp_path, updates=1)
+    assert [row["stage"] for row in learned(tmp_path)[2]] == ["export"]
+    assert_nothing_lost(tmp_path)
+
+
+@pytest.mark.usefixtures("unfinished")
 @pytest.mark.parametrize("moments", [(27,), pytest.param((4, 41, 82), marks=pytest.mark.slow)])
 def test_a_process_that_is_killed_loses_nothing(source: Path, tmp_path: Path, moments: tuple[int, ...]) -> None:
     """SIGKILL, once or three times on one training, each time at another place of the ledger."""
@@ -472,8 +495,10 @@ def test_sources_that_have_not_come_that_far(source: Path, tmp_path: Path) -> No
     bare.save_tensors("autoencoder", RunDirectory(source).load_tensors("autoencoder")[0])
     with pytest.raises(CheckpointError, match=r"has no posterior.safetensors: the training has not come that far"):
         learn(tmp_path / "bare", tmp_path / "out")
-    with pytest.raises(CheckpointError, match="already holds a run"):
+    before = contents(source)
+    with pytest.raises(CheckpointError, match="already holds a run of another kind"):
         learn(source, source)
+    assert contents(source) == before
 
 
 @pytest.mark.usefixtures("unfinished")

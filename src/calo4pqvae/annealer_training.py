@@ -83,7 +83,7 @@ def train_through_annealer(
         out: Run directory of the new prior.
         annealer: As :func:`~calo4pqvae.annealer.device.open_annealer` takes it: a name, or a dimod sampler; an emulator
             that has not been called yet.
-        settings: How to train; those of the run when it is gone on with.
+        settings: How to train; the same again when a run is gone on with.
         mode: Of an emulator that is named.
         limit: Most access time in seconds, over all that was spent for this run.
         report: Told about progress.
@@ -96,6 +96,8 @@ def train_through_annealer(
         OutputError: If something cannot be written.
     """
     wanted = settings or AnnealerTrainingSettings()
+    if RunDirectory(out).config_path.exists() and not _plan_path(out).exists():
+        raise CheckpointError(f"{out} already holds a run of another kind: choose another folder")
     other = RunDirectory.open(source)
     config = _config_of(other, wanted)
     found = {name: other.load_tensors(name)[0] for name in ("autoencoder", "posterior")}
@@ -222,8 +224,8 @@ class _Training:
         if self.n_idle >= _MOST_IDLE:
             raise AnnealerError(
                 f"in {self.n_idle} phases in a row the reads stood for {100 * reads.effective_share:.2g} % of their "
-                f"number or less, the last time at {float(reads.ratios.mean()):.3g} times the machine's temperature; "
-                "start from another beta, or polish and lower the least share"
+                f"number or less, the last time at {float(reads.ratios.mean()):.3g} times the machine's inverse "
+                "temperature; start from another beta, or polish and lower the least share"
             )
 
     def _row(self, request: PhaseRequest, reads: PhaseReads) -> dict[str, Any]:
@@ -358,7 +360,7 @@ def _begin(
     Raises:
         CheckpointError: If another training stands there.
     """
-    path = out / "annealer" / "settings.json"
+    path = _plan_path(out)
     posterior = hashlib.sha256(source.tensor_path("posterior").read_bytes()).hexdigest()
     chip = {key: getattr(annealer.sampler, key, None) for key in ("mode", "seed")}
     plan = {
@@ -368,13 +370,12 @@ def _begin(
         "annealer": {"name": annealer.name, "emulated": annealer.is_emulated, **chip},
         "gone": {"bits": patch.lonely.tolist(), "couplers": patch.dead_couplers.tolist()},
     }
-    is_begun = path.is_file()
-    if is_begun:
+    if path.is_file():
         _same_plan(path, plan)
         if RunDirectory(out).provenance():  # written last: the beginning is whole
             return RunDirectory.open(out)
-    run = RunDirectory.create(out, config, replace=is_begun)
-    write_json(path, plan)
+    write_json(path, plan)  # first: it makes the folder a training of this kind
+    run = RunDirectory.create(out, config, replace=True)
     for name in ("autoencoder", "posterior", "split"):
         if source.has(name):
             run.save_tensors(name, source.load_tensors(name)[0])
@@ -383,6 +384,10 @@ def _begin(
             run.append_metrics(row)
     run.write_provenance(source.provenance() | {"finished": False})
     return run
+
+
+def _plan_path(out: Path) -> Path:
+    return out / "annealer" / "settings.json"
 
 
 def _same_plan(path: Path, plan: Mapping[str, Any]) -> None:
