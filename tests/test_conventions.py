@@ -19,6 +19,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 
+from calo4pqvae.annealer.problem import ising_problem
 from calo4pqvae.atomic import atomic_path
 from calo4pqvae.autoencoder.grid import GridPlan
 from calo4pqvae.config import Config
@@ -59,7 +60,15 @@ FLOORS = (
     },
     {"annealer_settings", "calibration", "conditioned_sample", "prior_runs", "validation_gap"},
     {"annealer_outcome", "loops", "generation", "prior_training"},
-    {"training", "run_report", "summary", "prior_assessment", "annealer_sampling", "annealer_generation", "annealer_training"},
+    {
+        "training",
+        "run_report",
+        "summary",
+        "prior_assessment",
+        "annealer_sampling",
+        "annealer_generation",
+        "annealer_training",
+    },
     {"studies"},
     {"annealer_commands", "generate_command", "prior_commands", "study_commands"},
     {"cli"},
@@ -211,7 +220,7 @@ def test_partitions_may_differ_in_size() -> None:
 
 
 def test_spins_at_the_door_of_an_annealer() -> None:
-    machine = tiny_machine()
+    machine, beta = tiny_machine(), 4.0
     b, w = machine.biases.tolist(), machine.couplings.tolist()
     edges = [(int(i), int(j)) for i, j in machine.topology.edges]
     j_spin = {edge: -value / 4 for edge, value in zip(edges, w, strict=True)}
@@ -220,11 +229,16 @@ def test_spins_at_the_door_of_an_annealer() -> None:
         for i, bias in enumerate(b)
     ]
     constant = -sum(b) / 2 - sum(w) / 4
+    problem = ising_problem(machine, beta)
+    assert (beta * problem.fields).tolist() == pytest.approx(h, abs=1e-6)
+    assert (beta * problem.couplings).tolist() == pytest.approx(list(j_spin.values()), abs=1e-6)
+    assert problem.constant == pytest.approx(constant, abs=1e-6)
     for state in itertools.product((0, 1), repeat=machine.n_nodes):
         s = [2 * bit - 1 for bit in state]
         ising = sum(h[i] * s[i] for i in range(len(s))) + sum(j * s[a] * s[c] for (a, c), j in j_spin.items())
         energy = machine.energy(torch.tensor([state], dtype=torch.float32)).item()
         assert energy == pytest.approx(ising + constant, abs=1e-5)
+        assert problem.machine_energy([state])[0] == pytest.approx(energy, abs=1e-5)
 
 
 # --- showers ----------------------------------------------------------------------------------------------------
