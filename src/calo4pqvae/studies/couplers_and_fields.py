@@ -22,7 +22,6 @@ from calo4pqvae.prior.machine import BoltzmannMachine
 from calo4pqvae.prior.topology import Topology, complete_topology
 from calo4pqvae.prior_config import PriorRunConfig
 from calo4pqvae.prior_runs import load_bits
-from calo4pqvae.rundir import RunDirectory
 from calo4pqvae.seeds import derive_seed, stream
 from calo4pqvae.studies.along_training import pooled_images
 from calo4pqvae.studies.couplers_and_fields_figures import partition_figure, range_figure, ratio_figure
@@ -37,6 +36,7 @@ from calo4pqvae.studies.couplers_and_fields_measurements import (
     range_use,
     spin_ratios,
 )
+from calo4pqvae.studies.shower_training import held_machine
 from calo4pqvae.studies.study import Findings, Progress, Study, StudyFigure, StudySettings, estimate, with_error
 from calo4pqvae.studies.trained import ShowerPrior, image_training, shower_prior, shower_run
 
@@ -83,7 +83,7 @@ def work(settings: CouplersAndFieldsSettings, folder: Path, seed: int, progress:
         for one in stages:
             rng = np.random.default_rng(derive_seed(seed, "bootstrap", label, one.stage))
             numbers[label][one.stage], found = _numbers(one, rng, settings.n_bootstrap, seed)
-            if one.stage != "random":
+            if stages[0].stage == "start":
                 points.setdefault(label, []).extend(found)
     for use in uses:
         numbers[use.label][use.stage]["range use"] = _use_numbers(use)
@@ -109,10 +109,29 @@ def _machines(
         machines[f"images, {graph}"] = (("start", training.machines[0]), ("trained", training.final))
     path = shower_run(folder, settings.run, quick=settings.is_short, seed=seed, progress=progress)
     shower = shower_prior(path)
-    machines[f"showers, {shower.machine.topology.name.split('-')[0]}"] = (
-        ("start", _shower_start(shower)), ("trained", shower.machine),
-    )  # fmt: skip
-    return machines, shower.origin
+    return machines | _shower_machines(shower), shower.origin
+
+
+def _shower_machines(shower: ShowerPrior) -> dict[str, Stages]:
+    """The prior as a whole, if the condition is a partition of its graph, and at both ends of the energies."""
+    graph, data = shower.machine.topology.name.split("-")[0], shower.model.config.data
+    stages: Stages = (("start", _shower_start(shower)), ("trained", shower.machine))
+    machines: dict[str, Stages] = {}
+    if shower.model.prior.is_clamped:
+        machines[f"showers, {graph}"] = stages
+    for energy in (data.energy_min_mev, data.energy_max_mev):
+        at_energy = tuple((stage, _at_energy(machine, shower, energy)) for stage, machine in stages)
+        kept = at_energy[1:] if shower.model.prior.is_clamped else at_energy
+        machines[f"showers at {energy / 1000:g} GeV, {graph}"] = kept
+    return machines
+
+
+def _at_energy(machine: BoltzmannMachine, shower: ShowerPrior, energy_mev: float) -> BoltzmannMachine:
+    """The machine of the free bits with an incident energy folded into their fields: what an annealer is given."""
+    prior, energies = shower.model.prior, torch.tensor([[energy_mev]])
+    condition = prior.condition(energies)
+    state = prior.states(torch.zeros(1, prior.n_bits), energies)[0]
+    return held_machine(machine, prior.clamped, state, None if condition is None else condition[0])
 
 
 def _random_machine(settings: CouplersAndFieldsSettings, graph: str, seed: int) -> BoltzmannMachine:
@@ -138,10 +157,11 @@ def _shower_start(shower: ShowerPrior) -> BoltzmannMachine:
     """The machine of a shower model as its training on posterior bits began."""
     prior, config = shower.model.prior, shower.model.config
     machine = BoltzmannMachine(prior.topology, prior.machine.n_condition)
-    bit_means = RunDirectory.open(shower.path).load_tensors("prior")[0]["bit_means"]
     held = torch.full((machine.n_nodes - prior.n_bits,), 0.5)
     generator = stream(config.training.seed, "couplings")
-    machine.initialise(torch.cat([held, bit_means]), config.prior.coupling_std, generator, smoothing=_SMOOTHING)
+    machine.initialise(
+        torch.cat([held, shower.bits.mean(0)]), config.prior.coupling_std, generator, smoothing=_SMOOTHING
+    )
     return machine
 
 
@@ -194,8 +214,8 @@ def _figures(
             "ratios",
             "Size of the ratio of the sum of couplers to the field of every spin, as programmed (top) and without the "
             "share of the field that the map from bits to spins puts there (bottom): at the start of the training "
-            "(grey), after it (lines, by sign), and for independent normal parameters on a larger graph of the same kind "
-            "(dotted). What lies outside is counted in the outermost bins.",
+            "(grey), after it (lines, by sign), and for independent normal parameters on a larger graph of the same "
+            "kind (dotted). What lies outside is counted in the outermost bins.",
             lambda: ratio_figure(_columns(ratios)),
         ),
         StudyFigure(
@@ -216,10 +236,10 @@ def _figures(
 
 
 def _columns(ratios: Mapping[str, Sequence[SpinRatios]]) -> list[list[SpinRatios]]:
-    """Every trained machine in its stages, with the random machine on a graph of its kind."""
+    """Every machine with its stages, with the random machine on a graph of its kind."""
     random = {label.rpartition(" ")[2]: stages for label, stages in ratios.items() if stages[0].stage == "random"}
     return [
-        [*stages, *random[label.rpartition(" ")[2]]] for label, stages in ratios.items() if stages[0].stage != "random"
+        [*stages, *random[label.rpartition(" ")[2]]] for label, stages in ratios.items() if stages[0].stage == "start"
     ]
 
 

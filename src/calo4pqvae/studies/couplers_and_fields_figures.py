@@ -55,9 +55,7 @@ def _draw_ratios(axes: Axes, kind: Kind, stages: Sequence[SpinRatios]) -> None:
                 _shares(values, len(values)), _EDGES, fill=True, facecolor=_GREY, edgecolor=_DARK, label="start"
             )
         elif one.stage == "random":
-            axes.stairs(
-                _shares(values, len(values)), _EDGES, color=_DARK, linestyle=":", linewidth=1.3, label="N(0, 1)"
-            )
+            axes.stairs(_shares(values, len(values)), _EDGES, color=_DARK, linestyle=":", linewidth=1.3, label="random")
         else:
             for position, (part, name) in enumerate(((values[values > 0], "> 0"), (values[values < 0], "< 0"))):
                 axes.stairs(

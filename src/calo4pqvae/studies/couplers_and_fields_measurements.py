@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from calo4pqvae.annealer.chip_table import chip
@@ -144,7 +143,7 @@ class RangeUse:
     @property
     def name(self) -> str:
         """Machine and stage, for people."""
-        return f"{self.label}, {self.stage}"
+        return self.label if self.stage == "random" else f"{self.label}, {self.stage}"
 
     @property
     def margin(self) -> float:
@@ -152,26 +151,21 @@ class RangeUse:
         return self.beta / self.smallest_beta
 
 
-def spin_ratios(
-    machine: BoltzmannMachine, label: str, stage: Stage, condition: torch.Tensor | None = None
-) -> SpinRatios:
+def spin_ratios(machine: BoltzmannMachine, label: str, stage: Stage) -> SpinRatios:
     """Ratios of couplers and field of every spin.
 
     Args:
-        machine: The machine.
+        machine: The machine, without a condition.
         label: Its name.
         stage: Its stage.
-        condition: Condition (n_c,) that is folded into the fields, if the machine has one.
     """
-    problem = ising_problem(machine, 1.0, condition)
+    problem = ising_problem(machine, 1.0)
     n = problem.n_qubits
     sums, squares = np.zeros(n), np.zeros(n)
     for ends in problem.edges.T:
         sums += np.bincount(ends, problem.couplings, n)
         squares += np.bincount(ends, (4 * problem.couplings) ** 2, n)
-    with torch.no_grad():
-        fields = machine.fields(None if condition is None else condition[None])
-        biases = fields.cpu().double().numpy().reshape(-1)
+    biases = machine.biases.detach().cpu().double().numpy()
     return SpinRatios(
         label=label,
         stage=stage,
@@ -185,14 +179,13 @@ def spin_ratios(
     )
 
 
-def range_use(machine: BoltzmannMachine, label: str, stage: Stage, condition: torch.Tensor | None = None) -> RangeUse:
+def range_use(machine: BoltzmannMachine, label: str, stage: Stage) -> RangeUse:
     """What a machine on the graph of a chip uses of that chip's ranges.
 
     Args:
-        machine: The machine.
+        machine: The machine, without a condition.
         label: Its name.
         stage: Its stage.
-        condition: Condition (n_c,) that is folded into the fields, if the machine has one.
 
     Raises:
         AnnealerError: If its graph is not that of a chip.
@@ -200,7 +193,7 @@ def range_use(machine: BoltzmannMachine, label: str, stage: Stage, condition: to
     _, name, size = emulator_of(machine).split(":")
     entry, errors = chip(name), emulator_settings("calibrated")
     properties = solver_properties(listed_graph(entry, int(size)))
-    problem = ising_problem(machine, entry.beta, condition)
+    problem = ising_problem(machine, entry.beta)
     largest = {
         what: smallest_scale(problem, {key: properties[key] for key in keys if key in properties})
         for what, keys in _LIMITS.items()

@@ -106,6 +106,8 @@ class Measured:
         by_sweeps: Summaries of each kind by start and number of sweeps.
         by_beta: Summaries of each kind by inverse temperature, beta = 1 included.
         slopes: Slope in beta, at infinite temperature, of the ratio of lengths of each kind; exact.
+        starts_apart: Mean squared difference of the means of all bits after the last sweep from the two starts, in
+            units of its error: about 1 where both have come to one law. None where there is one start.
     """
 
     label: str
@@ -114,6 +116,7 @@ class Measured:
     by_sweeps: Mapping[Start, Mapping[int, Mapping[str, EpsilonSummary]]]
     by_beta: Mapping[float, Mapping[str, EpsilonSummary]]
     slopes: Mapping[str, float]
+    starts_apart: float | None
 
 
 def random_case(machine: BoltzmannMachine, std: float, seed: int) -> Case:
@@ -185,17 +188,17 @@ def measure(case: Case, plan: EpsilonPlan, seed: int, tell: Callable[[], None]) 
     sampler = BlockGibbsSampler(case.machine, plan.kernel)
     rng = np.random.default_rng(derive_seed(seed, "bootstrap", case.label))
     by_sweeps: dict[Start, dict[int, Mapping[str, EpsilonSummary]]] = {}
-    found: list[Epsilon] = []
+    ends: dict[Start, Epsilon] = {}
     starts: tuple[Start, ...] = ("coins",) if case.data is None else ("data", "coins")
     for kind in starts:
         generator, done = stream(seed, "chains", case.label, kind), 0
         state, by_sweeps[kind] = case.start(kind, plan.n_chains, generator), {}
         for n_sweeps in plan.sweeps:
             state = sampler.sample(state, n_sweeps - done, generator, case.clamped, case.condition)
-            found, done = [_epsilon(case, plan, state, rng, 1.0)], n_sweeps
-            by_sweeps[kind][n_sweeps] = found[-1].summaries
+            ends[kind], done = _epsilon(case, plan, state, rng, 1.0), n_sweeps
+            by_sweeps[kind][n_sweeps] = ends[kind].summaries
             tell()
-    last = found[-1]
+    last = ends["coins"]
     by_beta: dict[float, Mapping[str, EpsilonSummary]] = {1.0: last.summaries}
     for beta in plan.betas:
         generator = stream(seed, "chains", case.label, f"beta {beta}")
@@ -203,7 +206,8 @@ def measure(case: Case, plan: EpsilonPlan, seed: int, tell: Callable[[], None]) 
         state = sampler.sample(state, plan.beta_sweeps, generator, case.clamped, case.condition, beta)
         by_beta[beta] = _epsilon(case, plan, state, rng, beta).summaries
         tell()
-    return Measured(case.label, last, case.groups, by_sweeps, by_beta, _slopes(case))
+    apart = _apart(ends["data"], last, case) if "data" in ends else None
+    return Measured(case.label, last, case.groups, by_sweeps, by_beta, _slopes(case), apart)
 
 
 def _epsilon(case: Case, plan: EpsilonPlan, state: GibbsState, rng: np.random.Generator, beta: float) -> Epsilon:
@@ -211,6 +215,14 @@ def _epsilon(case: Case, plan: EpsilonPlan, state: GibbsState, rng: np.random.Ge
         case.machine, state.states, case.groups, rng, beta=beta, n_bootstrap=plan.n_bootstrap,
         condition=case.condition, laws=case.laws,
     )  # fmt: skip
+
+
+def _apart(one: Epsilon, other: Epsilon, case: Case) -> float:
+    """Mean squared difference of the means of free bits in units of its error, of bits that have one."""
+    bits = np.concatenate([places for name, places in case.groups.items() if name.startswith("biases")])
+    variances = one.mean_error[bits] ** 2 + other.mean_error[bits] ** 2
+    squares = (one.mean[bits] - other.mean[bits]) ** 2
+    return float((squares[variances > 0] / variances[variances > 0]).mean())
 
 
 def _slopes(case: Case) -> dict[str, float]:

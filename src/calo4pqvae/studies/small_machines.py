@@ -42,7 +42,7 @@ from calo4pqvae.studies.small_machines_measurements import (
 )
 from calo4pqvae.studies.study import Findings, Progress, Study, StudyFigure, StudySettings, estimate, with_error
 
-__all__ = ["LAWS", "REFERENCE", "STUDY", "SmallMachinesSettings"]
+__all__ = ["REFERENCE", "STUDY", "SmallMachinesSettings"]
 
 FloatArray = NDArray[np.float64]
 
