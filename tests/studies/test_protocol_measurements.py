@@ -50,7 +50,7 @@ def energies() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def judge(model: TrainedModel, machine: StudyMachine, energies: torch.Tensor) -> ProtocolJudge:
-    requests = requests_of(model.prior, energies, 30, None)
+    requests = requests_of(model.prior, energies, 30, 99)
     rng = np.random.default_rng(4)
     geant4 = Geant4(energies, rng.normal(size=(40, 362)), rng.normal(size=(40, 362)), energies, ("x",) * 362, "made up")
     truth = classical(model.prior, requests, 60, 40, torch.Generator().manual_seed(3))
@@ -58,7 +58,7 @@ def judge(model: TrainedModel, machine: StudyMachine, energies: torch.Tensor) ->
 
 
 def test_requests_are_the_first_ones_sorted_by_condition(model: TrainedModel, energies: torch.Tensor) -> None:
-    requests = requests_of(model.prior, energies, 30, None)
+    requests = requests_of(model.prior, energies, 30, 99)
     assert sorted(requests.energies[:, 0].tolist()) == sorted(energies[:30, 0].tolist())
     assert requests.counts.sum() == requests.n == 30
     rows = np.repeat(requests.conditions, requests.counts, axis=0)
@@ -76,7 +76,7 @@ def test_requests_at_few_conditions(model: TrainedModel, energies: torch.Tensor)
     rows = np.repeat(few.conditions, few.counts, axis=0)
     assert (rows == model.prior.code.encode(few.energies).numpy()).all()
     with pytest.raises(ConfigError, match="lower n_showers"):
-        requests_of(model.prior, energies, 41, None)
+        requests_of(model.prior, energies, 41, 99)
 
 
 def test_errors_of_the_law_itself_are_noise_and_those_of_another_are_not(judge: ProtocolJudge) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from calo4pqvae.annealer.problem import FloatArray, IntArray
 from calo4pqvae.prior.gibbs import BlockGibbsSampler, GibbsState
+from calo4pqvae.prior.kernels.choice import KernelName
 from calo4pqvae.prior.machine import BoltzmannMachine
 from calo4pqvae.prior.topology import Topology
 
@@ -47,19 +48,20 @@ class AnnealedPatch:
     sampler: BlockGibbsSampler
 
     @classmethod
-    def of(cls, partition: IntArray, edges: IntArray) -> "AnnealedPatch":
+    def of(cls, partition: IntArray, edges: IntArray, kernel: KernelName = "auto") -> "AnnealedPatch":
         """Builds the machine of a graph.
 
         Args:
             partition: Colour of every qubit, shape (n,); colours may be absent.
             edges: Couplers as pairs of rows, shape (m, 2), each once, the smaller row first, sorted.
+            kernel: Kernel of its sampler.
         """
         rows = np.argsort(partition, kind="stable")
         number = np.empty(len(rows), dtype=np.int64)
         number[rows] = np.arange(len(rows))
         sizes = tuple(np.unique(partition, return_counts=True)[1].tolist())
         machine = _FieldMachine(Topology("patch", sizes, number[edges]))
-        return cls(rows, machine, BlockGibbsSampler(machine))
+        return cls(rows, machine, BlockGibbsSampler(machine, kernel))
 
     def draw(
         self,
@@ -200,13 +202,13 @@ class GraphPatch:
     dynamics: AnnealedPatch
 
     @classmethod
-    def of(cls, topology: Topology, rows: IntArray) -> "GraphPatch":
-        """The patch of the given nodes of a working graph, in ascending order."""
+    def of(cls, topology: Topology, rows: IntArray, kernel: KernelName = "auto") -> "GraphPatch":
+        """The patch of the given nodes of a working graph, in ascending order, and the kernel of its sampler."""
         number = np.full(topology.n_nodes, -1, dtype=np.int64)
         number[rows] = np.arange(len(rows))
         edges = number[topology.edges]
         edges = edges[(edges >= 0).all(axis=1)]
-        dynamics = AnnealedPatch.of(topology.partition[rows], edges)
+        dynamics = AnnealedPatch.of(topology.partition[rows], edges, kernel)
         return cls(edges, edges[:, 0] * len(rows) + edges[:, 1], len(rows), dynamics)
 
     def strangers(self, edges: IntArray) -> IntArray:

@@ -63,11 +63,12 @@ class AnnealerProtocolsSettings(StudySettings):
     models: tuple[ModelName, ...] = Field(("A", "B"), min_length=1, description="A: trained couplings, B: random ones")
     families: tuple[Family, ...] = Field(("zephyr", "pegasus"), min_length=1, description="families of chips")
     modes: tuple[EmulatorMode, ...] = Field(("calibrated", "stress"), min_length=1, description="of the emulator")
-    n_showers: int = Field(384, ge=10, description="showers that every protocol draws")
-    n_conditions: int | None = Field(None, ge=1, description="distinct conditions among them; default: all")
+    n_showers: int = Field(384, ge=10, description="showers of every protocol and repeat")
+    n_conditions: int = Field(8, ge=1, description="distinct conditions among them, evenly over the energies")
     n_repeats: int = Field(3, ge=2, description="emulated chips, over which errors are taken")
     method: Method = Field("fold", description="how conditions are imposed: fold, fields or flux")
     estimate_reads: int = Field(256, ge=20, description="reads of a programming of an estimate")
+    tracked_reads: int = Field(64, ge=20, description="least reads of an estimate of the tracked protocol")
     single_reads: int = Field(128, ge=20, description="calls of an estimate with one read per call")
     polish_sweeps: int = Field(10, ge=1, description="sweeps of the polish")
     n_published: int = Field(24, ge=2, description="showers of before-each with the published rule inside")
@@ -152,8 +153,8 @@ def protocols_of(settings: AnnealerProtocolsSettings, machine: StudyMachine) -> 
         "once-with-wait": OnceWithWait(**matching),
         "one-read-per-call": OneReadPerCall(conditioning=conditioning, estimate_reads=settings.single_reads),
         "before-each, grouped": BeforeEach(reads_per_call=0, **matching),
-        "same-reads": SameReads(conditioning=conditioning, correction="none"),
-        "tracked": Tracked(conditioning=conditioning, correction="none"),
+        "same-reads": SameReads(conditioning=conditioning, correction="none", least_reads=settings.estimate_reads),
+        "tracked": Tracked(conditioning=conditioning, correction="none", least_reads=settings.tracked_reads),
     }
 
 
@@ -294,6 +295,7 @@ STUDY = Study(
         "n_showers": 48,
         "n_conditions": 4,
         "n_repeats": 2,
+        "tracked_reads": 32,
         "single_reads": 48,
         "n_published": 4,
         "updates": 200,

@@ -88,7 +88,11 @@ class StudyMachine:
         size = int(re.findall(r"-(\d+)", self.prior.topology.name)[0])
         graph = chip_topology(self.family, size)
         labels = np.array(graph.node_labels, dtype=np.int64)
-        chip: dict[str, Any] = {"nodelist": labels.tolist(), "edgelist": labels[graph.edges].tolist()}
+        chip: dict[str, Any] = {
+            "nodelist": labels.tolist(),
+            "edgelist": labels[graph.edges].tolist(),
+            "kernel": "packed",
+        }
         return open_annealer(f"emulator:{CHIP_OF[self.family]}:{size}", seed=seed, mode=mode, **chip)
 
 

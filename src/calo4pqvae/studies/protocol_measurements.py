@@ -206,14 +206,14 @@ def geant4_showers(model: TrainedModel) -> Geant4:
     return Geant4(energies_out, held_out, trained, energies_in, feature_names(grid), origin)
 
 
-def requests_of(prior: LatentPrior, energies: Tensor, n: int, n_conditions: int | None) -> Requests:
+def requests_of(prior: LatentPrior, energies: Tensor, n: int, n_conditions: int) -> Requests:
     """The first n showers of a list, sorted by condition.
 
     Args:
         prior: The prior, which gives energies their conditions.
         energies: Incident energies in MeV, (m, 1).
         n: Showers wanted.
-        n_conditions: Conditions to keep, evenly over the energies; None for all.
+        n_conditions: Most conditions to keep, evenly over the energies.
 
     Raises:
         ConfigError: If there are fewer showers.
@@ -222,7 +222,7 @@ def requests_of(prior: LatentPrior, energies: Tensor, n: int, n_conditions: int 
     order = np.argsort(energies[:, 0].numpy(), kind="stable")
     _, first, number = np.unique(rows[order], axis=0, return_index=True, return_inverse=True)
     rank = np.argsort(np.argsort(first))[number.ravel()]  # conditions in the order of their energies
-    if n_conditions is not None and n_conditions < len(first):
+    if n_conditions < len(first):
         kept = np.unique(np.linspace(0, len(first) - 1, n_conditions).round().astype(int))
         order, rank = order[np.isin(rank, kept)], rank[np.isin(rank, kept)]
     if len(order) < n:
