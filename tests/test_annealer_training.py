@@ -117,6 +117,8 @@ def test_a_trained_run_is_a_run_like_any_other(source: Path, tmp_path: Path) -> 
     model = load_model(out)
     assert model.config.training.mode == "prior"
     generate(model, torch.full((5, 1), 5000.0), tmp_path / "showers.hdf5", seed=1)
+    with h5py.File(tmp_path / "showers.hdf5") as file:
+        assert "prior trained through emulated-Advantage2_system1" in str(file.attrs["model"])
     before = contents(out)
     assert learn(source, out, updates=6).numbers == numbers  # a finished training is not made again
     assert contents(out) == before

@@ -104,7 +104,7 @@ def finish(
         OutputError: If something cannot be written.
     """
     report("calibration", 0, 1)
-    _save_prior(run, prior, sample.bits.mean(dim=0))
+    _save_prior(run, prior, sample.bits.mean(dim=0), annealer.name)
     report("calibration", 1, 1)
     gaps = _gaps(run, source, prior, settings)
     calls = [call.asked for call in annealer.ledger.calls if call.programmings]
@@ -123,8 +123,11 @@ def finish(
     return outcome
 
 
-def _save_prior(run: RunDirectory, prior: LatentPrior, bit_means: Tensor) -> None:
-    """Writes graph, parameters, mean bits, and the calibration of layers for both sources of bits."""
+def _save_prior(run: RunDirectory, prior: LatentPrior, bit_means: Tensor, annealer: str) -> None:
+    """Writes graph, parameters, mean bits, and the calibration of layers for both sources of bits.
+
+    What the prior was trained through stands with the name of the graph, and so in every file of showers.
+    """
     config = run.config()
     data = TrainingData(config)
     autoencoder = ShowerAutoencoder(config, data.geometry, prior.level_sizes)
@@ -144,7 +147,7 @@ def _save_prior(run: RunDirectory, prior: LatentPrior, bit_means: Tensor) -> Non
         if config.prior.calibrate:
             gain = calibrate_layers(autoencoder, own, layers, incident, n_sweeps=n_sweeps, seed=config.training.seed)
         stored[f"layer_gain.{name}"] = gain
-    run.save_tensors("prior", stored, graph=prior.topology.name)
+    run.save_tensors("prior", stored, graph=f"{prior.topology.name}, prior trained through {annealer}")
 
 
 def _gaps(
