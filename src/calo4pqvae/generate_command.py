@@ -103,6 +103,13 @@ def _told(report: dict[str, Any], out: Path) -> list[str]:
     spent = (
         f"{ledger['programmings']} programmings, {ledger['reads']} reads, {ledger['access_seconds']:.4g} s of {kind}"
     )
+    if report["polish"] is not None:
+        effect = report["polish"]
+        lines.append(
+            f"polish: mean energy {effect['energy_before']:.2f} to {effect['energy_after']:.2f} nats (change "
+            f"{effect['energy_change']:+.2f} +- {effect['energy_change_error']:.2f}), "
+            f"{effect['flipped_share']:.1%} of the free bits flipped"
+        )
     return [
         *lines,
         made + f"{report['n_conditions']} conditions, polish of {sweeps} sweeps), seed {report['seed']}",
