@@ -273,8 +273,8 @@ class _Training:
             self.run.keep_metrics(sum(row["stage"] == "export" for row in self.run.metrics()))
             self.history.keep_metrics(0)
             self._save()
-        saved, notes = self.run.load_tensors("checkpoint")
         try:
+            saved, notes = self.run.load_tensors("checkpoint")
             load_module(self.prior, with_prefix(saved, "prior."))
             self.number, self.n_idle, self.learner.n_done = saved["counts"].tolist()
             self.beta, *rest = saved["known"].tolist()
@@ -282,10 +282,10 @@ class _Training:
                 log_value, variance, n_estimates = rest
                 self.running = RunningBeta(log_value, variance, self.running.drift, int(n_estimates))
             kept = int(notes["n_rows"]), int(notes["n_history"])
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, CheckpointError) as error:
             raise CheckpointError(
-                f"{self.run.tensor_path('checkpoint')} is no checkpoint of a training through an annealer: delete it, "
-                "and all is worked out again from the reads"
+                f"{self.run.tensor_path('checkpoint')} is damaged or not that of such a training: delete it, and all "
+                "is worked out again from the reads"
             ) from error
         self.run.keep_metrics(kept[0])
         self.history.keep_metrics(kept[1])
