@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from calo4pqvae.evaluation.canvas import line_style
 
-__all__ = ["Series", "draw_rows"]
+__all__ = ["Series", "draw_rows", "logarithmic"]
 
 _MARKERS = ("o", "s", "^", "D")
 _APART = 0.26  # of a row, between two series
@@ -59,3 +60,11 @@ def draw_rows(axes: Axes, names: Sequence[str], series: Sequence[Series], *, sho
     axes.tick_params(axis="y", which="both", length=0)
     axes.grid(axis="y", color="0.88", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def logarithmic(axes: Axes) -> None:
+    """Makes the horizontal axis logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())

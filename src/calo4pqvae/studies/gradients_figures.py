@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from calo4pqvae.evaluation.canvas import grid, line_style, styled
-from calo4pqvae.studies.dot_rows import Series, draw_rows
+from calo4pqvae.studies.dot_rows import Series, draw_rows, logarithmic
 from calo4pqvae.studies.gradients_measurements import Outcome
 from calo4pqvae.studies.sample_quality import Quality
 
@@ -50,9 +50,9 @@ def ways_figure(
         if quantity in ("gap", "slope"):
             axes.axvline(0 if quantity == "gap" else 1, color="0.6", linewidth=0.9)
         if quantity == "moved":
-            axes.set_xscale("log")
+            logarithmic(axes)
         if quantity.startswith("FPD") and any(one.part == "joint" for one in outcomes):
-            axes.set_xscale("log")
+            logarithmic(axes)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=9)
     return figure

@@ -19,6 +19,7 @@ STUDIES: Mapping[str, str] = MappingProxyType(
         "reciprocal-space": "calo4pqvae.studies.reciprocal_space",
         "relaxation": "calo4pqvae.studies.relaxation",
         "gradients": "calo4pqvae.studies.gradients",
+        "variants": "calo4pqvae.studies.variants",
         "annealer-protocols": "calo4pqvae.studies.annealer_protocols",
     }
 )

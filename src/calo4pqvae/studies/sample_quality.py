@@ -126,17 +126,19 @@ class Judge:
 
     def decoded(self, model: TrainedModel, bits: Tensor, seed: int) -> Tensor:
         """Showers (n, V) in MeV of latent bits (n, n_bits) at :attr:`energies`, without a calibration of layers."""
+        device, decoded = model.device, []
         parts = zip(torch.split(bits, _CHUNK), torch.split(self.energies, _CHUNK), strict=True)
-        return torch.cat(
-            [model.autoencoder.decode(own, part, stream(seed, "decode", k)) for k, (own, part) in enumerate(parts)]
-        )
+        for chunk, (own, energies) in enumerate(parts):
+            drawing = stream(seed, "decode", chunk, device=device)
+            decoded.append(model.autoencoder.decode(own.to(device), energies.to(device), drawing).cpu())
+        return torch.cat(decoded)
 
     @torch.no_grad()
     def posterior_bits(self, model: TrainedModel) -> Tensor:
         """Posterior bits (n, n_bits) of the showers of the floor: what a perfect prior would draw."""
         uniform = torch.rand(self.n, model.prior.n_bits, generator=stream(self.seed, "judge", "posterior"))
         parts = zip(*(torch.split(part, _CHUNK) for part in (self.showers, self.energies, uniform)), strict=True)
-        return torch.cat([model.autoencoder.encode(*part).bits for part in parts])
+        return torch.cat([model.autoencoder.encode(*(one.to(model.device) for one in part)).bits for part in parts])
 
     def _judged(self, sample: ShowerFeatures) -> Quality:
         reference, distances = self._reference, {}
@@ -170,6 +172,7 @@ def compare_machine(prior: LatentPrior, bits: Tensor, energies: Tensor, n_sweeps
         n_sweeps: Block Gibbs sweeps of the samples.
         seed: Seed of the samples.
     """
-    samples = prior.states(prior.sample(energies, n_sweeps, stream(seed, "watched")), energies)
+    drawing = stream(seed, "watched", device=prior.machine.device)
+    samples = prior.states(prior.sample(energies, n_sweeps, drawing), energies)
     condition = prior.condition(energies)
     return watch(prior.machine, prior.states(bits, energies), samples, condition, held=prior.clamped)
