@@ -255,8 +255,8 @@ def _figures(
 ) -> list[StudyFigure]:
     emulated = (
         "Emulated chips. Symbols: machine and family of chips; filled: first mode of the emulator, open: the second; "
-        f"bars: standard errors over {settings.n_repeats} emulated chips; grey lines: floor of a classical sample of "
-        "the same size, the mean over machines (dashed) and, for the distance, of Geant4 showers (dotted)."
+        f"bars: standard errors over {settings.n_repeats} emulated chips. Dashed: the true energy, and a classical "
+        "sample of the same size by which the others are divided; dotted: Geant4 showers of the training set, as many."
     )
     return [
         StudyFigure(

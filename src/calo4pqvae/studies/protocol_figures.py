@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from numpy.typing import NDArray
 
 from calo4pqvae.evaluation.canvas import grid, line_style, styled
 from calo4pqvae.studies.protocol_measurements import Errors, Measured
@@ -16,6 +18,10 @@ from calo4pqvae.studies.rule_courses import RuleCourse
 __all__ = ["cost_figure", "courses_figure", "errors_figure"]
 
 _MARKERS = ("o", "s", "^", "D")
+FloatArray = NDArray[np.float64]
+Value = Callable[[Cell, str], FloatArray]
+"""A number of every repeat of a cell, by a protocol."""
+
 _SPREAD = 0.62  # of the symbols of one protocol
 
 
@@ -31,25 +37,30 @@ def errors_figure(cells: Sequence[Cell], stage: Literal["raw", "polished"]) -> F
     def of(one: Measured) -> Errors:
         return one.raw if stage == "raw" else one.polished
 
-    panels: list[tuple[str, Callable[[Measured], float], Callable[[Cell], list[float]] | None]] = [
-        (
-            "|mean energy - true| (nats)",
-            lambda one: abs(of(one).energy),
-            lambda c: [abs(e.energy) for e in c.classical],
-        ),
-        ("rms error of coupler moments", lambda one: of(one).moments, lambda c: [e.moments for e in c.classical]),
-        ("Fréchet distance of showers", lambda one: of(one).distance, lambda c: [e.distance for e in c.classical]),
+    def energy(cell: Cell, name: str) -> FloatArray:
+        return cell.values(name, lambda one: of(one).energy)
+
+    def moments(cell: Cell, name: str) -> FloatArray:
+        return cell.values(name, lambda one: of(one).moments) / [one.moments for one in cell.classical]
+
+    def distance(cell: Cell, name: str) -> FloatArray:
+        return cell.values(name, lambda one: of(one).distance) / [one.distance for one in cell.classical]
+
+    panels: list[tuple[str, Value, float | None]] = [
+        ("mean energy - true (nats)", energy, 0.0),
+        ("rms error of moments / classical", moments, 1.0),
+        ("Fréchet distance / classical", distance, 1.0),
     ]
     if stage == "raw":
-        panels.insert(0, (r"rms $\ln(\beta_{true}/\beta_{programmed})$", lambda one: one.drawn, None))
-    figure, axes, _ = grid(len(panels), width=3.3 if stage == "raw" else 3.7, height=5.2)
+        label = r"rms $\ln(\beta_{true}/\beta_{programmed})$ (%)"
+        panels.insert(0, (label, lambda cell, name: 100 * cell.values(name, lambda one: one.drawn), None))
+    figure, axes, _ = grid(len(panels), width=3.5, height=5.4)
     for position, (label, value, floor) in enumerate(panels):
-        _points(axes[position], cells, value, label, is_named=position == 0)
+        _points(axes[position], cells, value, label, is_named=position == 0, is_log=floor is None)
         if floor is not None:
-            at = float(np.mean([np.mean(floor(cell)) for cell in cells]))
-            axes[position].axvline(at, color="0.5", linestyle="--", linewidth=1.2, zorder=0)
-    geant4 = float(np.mean([np.mean(cell.geant4) for cell in cells]))
-    axes[-1].axvline(geant4, color="0.5", linestyle=":", linewidth=1.4, zorder=0)
+            axes[position].axvline(floor, color="0.5", linestyle="--", linewidth=1.2, zorder=0)
+    geant4 = [np.mean(cell.geant4) / np.mean([one.distance for one in cell.classical]) for cell in cells]
+    axes[-1].axvline(float(np.mean(geant4)), color="0.5", linestyle=":", linewidth=1.4, zorder=0)
     what = "as read" if stage == "raw" else "polished"
     _legend(figure, axes[0], cells, f"emulated chips, states {what}")
     return figure
@@ -58,16 +69,19 @@ def errors_figure(cells: Sequence[Cell], stage: Literal["raw", "polished"]) -> F
 @styled
 def cost_figure(cells: Sequence[Cell]) -> Figure:
     """Programmings and access time a shower."""
-    figure, axes, _ = grid(2, width=4.6, height=5.2)
-    _points(axes[0], cells, lambda one: one.programmings, "programmings a shower", is_named=True)
-    _points(axes[1], cells, lambda one: 1e3 * one.access_s, "access time a shower (ms)", is_named=False)
+    figure, axes, _ = grid(2, width=4.6, height=5.4)
+    panels: list[tuple[str, Value]] = [
+        ("programmings a shower", lambda cell, name: cell.values(name, lambda one: one.programmings)),
+        ("access time a shower (ms)", lambda cell, name: cell.values(name, lambda one: 1e3 * one.access_s)),
+    ]
+    for position, (label, value) in enumerate(panels):
+        _points(axes[position], cells, value, label, is_named=position == 0, is_log=True)
     _legend(figure, axes[0], cells, "emulated chips, estimates included")
     return figure
 
 
-def _points(
-    axes: Axes, cells: Sequence[Cell], value: Callable[[Measured], float], label: str, *, is_named: bool
-) -> None:
+def _points(axes: Axes, cells: Sequence[Cell], value: Value, label: str, *, is_named: bool, is_log: bool) -> None:
+    """One symbol a protocol and cell, protocols from top to bottom."""
     names = list(cells[0].protocols)
     machines = list(dict.fromkeys(cell.machine.name for cell in cells))
     modes = list(dict.fromkeys(cell.mode for cell in cells))
@@ -75,7 +89,7 @@ def _points(
         kind, mode = machines.index(cell.machine.name), modes.index(cell.mode)
         colour = line_style(kind)["color"]
         for row, name in enumerate(names):
-            found = mean_of(cell.values(name, value))
+            found = mean_of(value(cell, name))
             if found["value"] is None:
                 continue
             shift = _SPREAD * ((place + 0.5) / len(cells) - 0.5)
@@ -85,9 +99,19 @@ def _points(
             )  # fmt: skip
     for row in range(len(names) - 1):
         axes.axhline(row + 0.5, color="0.88", linewidth=0.6, zorder=0)
-    axes.set(xscale="log", xlabel=label, ylim=(len(names) - 0.5, -0.5))
-    axes.set_yticks(range(len(names)), names if is_named else [""] * len(names), fontsize=9)
-    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(label, loc="center", fontsize=10)
+    axes.set(ylim=(len(names) - 0.5, -0.5), xscale="log" if is_log else "linear")
+    if is_log:
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.set_yticks(range(len(names)), [_titled(cells, name) for name in names] if is_named else [""] * len(names))
+    axes.tick_params(axis="y", length=0, labelsize=9)
+
+
+def _titled(cells: Sequence[Cell], name: str) -> str:
+    """The name of a protocol, and in how many cells it came to no end."""
+    n_failed = sum(all(one.failure for one in cell.protocols[name]) for cell in cells)
+    return f"{name}\n(no sample in {n_failed} of {len(cells)})" if n_failed else name
 
 
 def _legend(figure: Figure, axes: Axes, cells: Sequence[Cell], title: str) -> None:
@@ -119,7 +143,7 @@ def courses_figure(courses: Sequence[RuleCourse]) -> Figure:
             betas = np.clip(np.nan_to_num(np.array(course.betas), nan=low, posinf=high), low, high)
             panel.plot(
                 betas, label=course.rule, marker=("o", "s", "^", "v", "D", "P")[position % 6], markersize=3.2,
-                linewidth=1.0, **line_style(position),
+                **_rule_style(position, len(group)),
             )  # fmt: skip
         panel.axhline(true, color="0.6", linewidth=2.5, zorder=0)
         panel.set(yscale="log", ylim=(low, high), xlabel="programmings", ylabel=r"$\beta$")
@@ -129,3 +153,10 @@ def courses_figure(courses: Sequence[RuleCourse]) -> Figure:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=8.5)
     return figure
+
+
+def _rule_style(position: int, n_rules: int) -> dict[str, Any]:
+    """The last rule, which is the one to use, in black."""
+    if position == n_rules - 1:
+        return {"color": "black", "linestyle": "-", "linewidth": 1.6}
+    return {"linewidth": 1.0, **line_style(position)}
