@@ -19,8 +19,10 @@ from calo4pqvae.studies.modes import (
     linear_modes,
     mean_gains,
     mode_machine,
+    pattern_machine,
     rotate,
     sweep_matrix,
+    sweep_modes,
 )
 from calo4pqvae.testing import all_states, tiny_machine
 
@@ -113,6 +115,26 @@ def test_sweep_matrix_is_the_mean_response_of_weak_machines() -> None:
     assert found == pytest.approx(expected, abs=0.05 * np.abs(expected).max())
 
 
+def test_slow_modes_of_four_partitions_relax_as_they_should() -> None:
+    """A zero-field machine of four unequal partitions with a planted pattern: memory within ten per cent."""
+    machine = pattern_machine((90, 70, 60, 80), 0.7, 0.05, np.random.default_rng(6))
+    generator = torch.Generator().manual_seed(1)
+    sampler = BlockGibbsSampler(machine)
+    state = sampler.sample(sampler.init(512, generator), 200, generator)
+    modes = sweep_modes(machine, mean_gains(machine, state.states), 2)
+    series, _ = follow(machine, state, modes.directions, 200, generator)
+    fit = fit_ornstein_uhlenbeck(series)
+    assert 0.5 < modes.rates[0] < 0.95
+    assert fit.memory == pytest.approx(modes.rates, rel=0.10)
+    assert modes.directions[:, :90] == pytest.approx(0.0, abs=1e-9), "a sweep forgets what it draws first"
+
+
+def test_slow_modes_of_two_partitions_are_those_of_the_singular_values() -> None:
+    gains = np.random.default_rng(0).uniform(0.05, 0.25, 8)
+    machine = random_machine()
+    assert sweep_modes(machine, gains, 3).rates == pytest.approx(linear_modes(machine, gains).rates)
+
+
 def test_fit_of_a_process_that_is_one() -> None:
     memory = np.array([0.9, 0.5, 0.0])
     fit = fit_ornstein_uhlenbeck(autoregressions(memory, 400, 300, 1))
@@ -186,6 +208,18 @@ def test_clamped_bits_are_held_and_watched() -> None:
     assert (series[:, :, :2] == state.states[:, :2].numpy()).all()
     assert (series[-1] == end.states[:, :3].numpy()).all()
     assert len(seen) == 5
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        mode_machine((5, 3), (0.8,), 0.3, np.random.default_rng(0)),
+        pattern_machine((2, 3, 2), 0.8, 0.3, np.random.default_rng(0)),
+    ],
+    ids=["modes", "pattern"],
+)
+def test_planted_machines_have_fair_bits(machine: BoltzmannMachine) -> None:
+    assert enumerate_machine(machine).first.numpy() == pytest.approx(np.full(machine.n_nodes, 0.5), abs=1e-6)
 
 
 def test_only_two_partitions_have_singular_modes() -> None:

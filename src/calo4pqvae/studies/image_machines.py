@@ -66,6 +66,5 @@ def _base(data: str, epochs: int, folder: Path, seed: int) -> dict[str, Any]:
     source, _ = load_bits(PriorRunConfig(data=data))
     target = folder.parent / "trained" / f"{Path(data).name}-pooled-{_POOLED}.h5"
     pooled = str(pooled_images(source, _POOLED, target))
-    return {
-        "data": pooled, "epochs": epochs, "batch_size": 100, "n_chains": 100, "n_saved": 30, "n_sweeps": 5, "seed": seed,
-    }  # fmt: skip
+    sizes = {"batch_size": 100, "n_chains": 100, "n_saved": 30, "n_sweeps": 5}
+    return {"data": pooled, "epochs": epochs, "seed": seed, **sizes}

@@ -46,7 +46,7 @@ def diagram_figure(scans: Sequence[Scan]) -> Figure:
     shown = [one for one in scans if one.n_units == largest]
     last = None
     for axes, title, name in zip(
-        panels, (r"$\sqrt{\langle q^2 \rangle}$", r"$\langle |m| \rangle$"), "qm", strict=True
+        panels, (r"root of $\langle q^2 \rangle$", r"$\langle |m| \rangle$"), "qm", strict=True
     ):
         _lines(axes, 3.0)
         for form, marker, size in (("four-partite", "o", 62), ("bipartite", "D", 16)):
@@ -58,7 +58,7 @@ def diagram_figure(scans: Sequence[Scan]) -> Figure:
                 )  # fmt: skip
         axes.set(xlim=(-0.25, 2.5), ylim=(0, 2.7), xlabel=r"$\tilde J_0 / \tilde J$", ylabel=r"$kT / \tilde J$")
         axes.set_title(f"{title} measured, N = {largest} (circles: four-partite, diamonds: bipartite)", fontsize=8.5)
-        for x, y, text in ((0.25, 2.25, "paramagnet"), (1.75, 1.15, "ferromagnet"), (0.3, 0.62, "spin glass")):
+        for x, y, text in ((0.25, 2.25, "paramagnet"), (1.62, 1.0, "ferromagnet"), (0.3, 0.62, "spin glass")):
             axes.text(x, y, text, fontsize=9, ha="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
         axes.text(1.22, 0.25, "mixed", fontsize=9, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     figure.legend(
