@@ -9,7 +9,7 @@ from calo4pqvae.config import Config, load_config, preset_names
 from calo4pqvae.errors import ConfigError
 from calo4pqvae.showers.geometry import geometry
 
-PRESETS = ["demo", "pegasus-ds2", "zephyr-ds2", "zephyr-full"]
+PRESETS = ["demo", "pegasus-ds2", "zephyr-demo", "zephyr-ds2", "zephyr-full"]
 
 
 def write(folder: Path, text: str) -> Path:
@@ -129,6 +129,7 @@ def test_unknown_key_names_the_nearest(tmp_path: Path, key: str, nearest: str) -
         (["data.energy_min_mev=1e6"], "energy_min_mev must be below energy_max_mev"),
         (["data.layout=scrambled"], "needs canonical_frame = false"),
         (["latent.bits_per_level=4", "latent.factors=5"], "latent.factors = 5 is more than the 4 bits"),
+        (["prior.sweeps_growth=5"], "sweeps_growth needs measurements of the relaxation time; set prior.measure_every"),
     ],
 )
 def test_contradictions_are_explained(changes: list[str], message: str) -> None:
@@ -143,6 +144,7 @@ def test_contradictions_are_explained(changes: list[str], message: str) -> None:
         ["condition.bits=97", "condition.mode=fold"],
         ["condition.bits=96"],
         ["data.layout=scrambled", "data.canonical_frame=false"],
+        ["prior.sweeps_growth=5", "prior.measure_every=10"],
     ],
 )
 def test_the_way_out_of_a_contradiction_is_allowed(changes: list[str]) -> None:

@@ -19,6 +19,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 
+from calo4pqvae.annealer.problem import ising_problem
 from calo4pqvae.atomic import atomic_path
 from calo4pqvae.autoencoder.grid import GridPlan
 from calo4pqvae.config import Config
@@ -57,11 +58,19 @@ FLOORS = (
         "terminal",
         "prior_config",
     },
-    {"calibration", "prior_runs"},
-    {"loops", "generation", "prior_training"},
-    {"training", "run_report", "summary", "prior_assessment", "annealer_sampling"},
+    {"annealer_settings", "calibration", "conditioned_sample", "prior_runs", "validation_gap"},
+    {"annealer_outcome", "loops", "generation", "prior_training"},
+    {
+        "training",
+        "run_report",
+        "summary",
+        "prior_assessment",
+        "annealer_sampling",
+        "annealer_generation",
+        "annealer_training",
+    },
     {"studies"},
-    {"annealer_commands", "prior_commands", "study_commands"},
+    {"annealer_commands", "generate_command", "prior_commands", "study_commands"},
     {"cli"},
 )
 """The units of each floor, from the ground up; docs/architecture.md shows the same."""
@@ -211,7 +220,7 @@ def test_partitions_may_differ_in_size() -> None:
 
 
 def test_spins_at_the_door_of_an_annealer() -> None:
-    machine = tiny_machine()
+    machine, beta = tiny_machine(), 4.0
     b, w = machine.biases.tolist(), machine.couplings.tolist()
     edges = [(int(i), int(j)) for i, j in machine.topology.edges]
     j_spin = {edge: -value / 4 for edge, value in zip(edges, w, strict=True)}
@@ -220,11 +229,16 @@ def test_spins_at_the_door_of_an_annealer() -> None:
         for i, bias in enumerate(b)
     ]
     constant = -sum(b) / 2 - sum(w) / 4
+    problem = ising_problem(machine, beta)
+    assert (beta * problem.fields).tolist() == pytest.approx(h, abs=1e-6)
+    assert (beta * problem.couplings).tolist() == pytest.approx(list(j_spin.values()), abs=1e-6)
+    assert problem.constant == pytest.approx(constant, abs=1e-6)
     for state in itertools.product((0, 1), repeat=machine.n_nodes):
         s = [2 * bit - 1 for bit in state]
         ising = sum(h[i] * s[i] for i in range(len(s))) + sum(j * s[a] * s[c] for (a, c), j in j_spin.items())
         energy = machine.energy(torch.tensor([state], dtype=torch.float32)).item()
         assert energy == pytest.approx(ising + constant, abs=1e-5)
+        assert problem.machine_energy([state])[0] == pytest.approx(energy, abs=1e-5)
 
 
 # --- showers ----------------------------------------------------------------------------------------------------
@@ -276,7 +290,7 @@ def test_voxel_order() -> None:
 
 
 def test_beta_is_inverse_temperature() -> None:
-    """No setting is called beta, and the argument occurs only where there is a machine to sample."""
+    """No setting is called beta, and the argument occurs only where there is a machine or an annealer to sample."""
     settings = [name for _, section in Config() for name in type(section).model_fields]
     assert {"tau_start", "kl_weight"} <= set(settings)
     assert [name for name in settings if "beta" in name] == []
@@ -286,8 +300,9 @@ def test_beta_is_inverse_temperature() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.arg) and node.arg == "beta"
     }
+    samples = ("prior/", "annealer/", "annealer_", "studies/", "testing.py")
     assert arguments
-    assert [name for name in arguments if not name.startswith("prior/") and name != "testing.py"] == []
+    assert [name for name in arguments if not name.startswith(samples)] == []
 
 
 def draws_without_source(tree: ast.AST) -> list[str]:

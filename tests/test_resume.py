@@ -38,6 +38,12 @@ KINDS: dict[str, dict[str, Any]] = {
         "prior.optimizer": "adam",
         "prior.method": "cd",
     },
+    "sweeps that grow": {
+        "training.mode": "staged",
+        "prior.measure_every": 20,
+        "prior.measure_sweeps": 40,
+        "prior.sweeps_growth": 8.0,
+    },
 }
 RESULTS = (*WEIGHTS, "posterior.safetensors", "split.safetensors", "config.toml", "metrics.jsonl")
 
@@ -84,6 +90,7 @@ def interrupt(config: Config, out: Path, stage: str, done: int, *, resume: bool 
         ("staged with joint networks", "prior", 30),
         ("folded energies, Adam, CD", "networks", 10),
         pytest.param("folded energies, Adam, CD", "prior", 51, marks=pytest.mark.slow),
+        ("sweeps that grow", "prior", 58),
     ],
 )
 def test_resumed_run_is_the_uninterrupted_one(

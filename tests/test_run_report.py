@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from calo4pqvae.generation import load_model
-from calo4pqvae.run_report import SAMPLES, RunReport, latent_energies, report_run
+from calo4pqvae.run_report import SAMPLES, RunReport, latent_states, report_run
 from calo4pqvae.rundir import RunDirectory
 from calo4pqvae.summary import print_summary
 from calo4pqvae.training import train
@@ -107,7 +107,8 @@ def without_rates(numbers: Any) -> Any:
 def test_latent_energies_are_those_of_the_formula(run: RunDirectory, heldout: Path) -> None:
     """The mean over many sampled states agrees with a sum over couplers written out here."""
     model = load_model(run.path)
-    found = latent_energies(model, heldout, SEED)
+    latent = latent_states(model, heldout, SEED)
+    found = latent.energies
     assert {name: len(values) for name, values in found.items()} == {"encoded": N_HELDOUT, "sampled": N_HELDOUT}
     assert all(np.isfinite(values).all() for values in found.values())
     machine = model.prior.machine
@@ -119,6 +120,28 @@ def test_latent_energies_are_those_of_the_formula(run: RunDirectory, heldout: Pa
     for (first, second), coupling in zip(machine.topology.edges.tolist(), couplings, strict=True):
         expected -= coupling * states[:, first] * states[:, second]
     np.testing.assert_allclose(model.prior.energy(bits, incident).detach().numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("reported")
+def test_latent_bits_of_encoder_and_priors_are_compared(run: RunDirectory, heldout: Path) -> None:
+    """The numbers of the page are Frobenius distances of correlation matrices, written out here with NumPy."""
+    bits = latent_states(load_model(run.path), heldout, SEED).bits
+    assert list(bits) == ["encoded", "Boltzmann prior", "independent bits"]
+    assert len({values.tobytes() for values in bits.values()}) == 3
+    told = json.loads((run.path / "metrics.json").read_text())["sections"]["training"]["correlations of latent bits"]
+    assert list(told) == ["Boltzmann prior", "independent bits"]
+    for name, found in told.items():
+        expected = np.linalg.norm(correlations_of(bits["encoded"]) - correlations_of(bits[name]))
+        assert found["distance"]["value"] == pytest.approx(expected, rel=1e-4)
+    assert "Frobenius distance between the correlation matrices" in (run.path / "report.html").read_text()
+
+
+def correlations_of(bits: Any) -> Any:
+    """Pearson correlations between bits; none with a bit that never changes."""
+    values = bits.astype(np.float64)
+    spread = values.std(axis=0)
+    standard = np.where(spread > 0, (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1), 0)
+    return standard.T @ standard / len(values)
 
 
 def test_summary_prints_table_prior_and_place(

@@ -1,6 +1,8 @@
 """Every way of training: what it leaves, what moves and what must not."""
 
+import itertools
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -105,7 +107,7 @@ def test_every_coupling_moves_in_the_prior_stage(showers: Path, tmp_path: Path) 
     assert_moved({"couplings": couplings}, {"couplings": after["machine.couplings"]})
 
 
-@pytest.mark.parametrize("update", ["direct", "loss"])
+@pytest.mark.parametrize("update", ["direct", "loss", "loss-covariance"])
 def test_every_coupling_moves_in_joint_training(update: str, showers: Path, tmp_path: Path) -> None:
     config = tiny_config(showers, {"training.mode": "joint", "prior.joint_update": update})
     before = parameters_at_first_checkpoint(config, tmp_path, "networks", 4)
@@ -261,3 +263,23 @@ def test_diverging_prior_stops(showers: Path, networks: RunDirectory, tmp_path: 
     )
     with pytest.raises(DivergenceError):
         train(config, tmp_path)
+
+
+def test_the_relaxation_time_is_measured_and_the_sweeps_follow_it(
+    showers: Path, networks: RunDirectory, tmp_path: Path
+) -> None:
+    plain = train(prior_config(showers, networks, {}), tmp_path / "plain")
+    looked = {"prior.measure_every": 20, "prior.measure_sweeps": 40}
+    measured = train(prior_config(showers, networks, looked), tmp_path / "measured")
+    same = [(run.path / "prior.safetensors").read_bytes() for run in (plain, measured)]
+    assert same[0] == same[1], "looking changed what was learned"
+    rows = [row for row in measured.metrics() if row["stage"] == "mixing"]
+    assert [row["update"] for row in rows] == [20, 40, 60]
+    assert {row["n_sweeps"] for row in rows} == {2}
+    for row in rows:
+        assert (row["warning"] is not None) == (row["relaxation_time"] > 2)
+    grown = train(prior_config(showers, networks, looked | {"prior.sweeps_growth": 9.0}), tmp_path / "grown")
+    rows = [row for row in grown.metrics() if row["stage"] == "mixing"]
+    for before, after in itertools.pairwise(rows):
+        assert after["n_sweeps"] == max(before["n_sweeps"], math.ceil(9 * before["relaxation_time"]))
+    assert rows[-1]["n_sweeps"] > 2

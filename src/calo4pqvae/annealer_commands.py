@@ -20,7 +20,9 @@ _TYPICAL = 100  # requests among which a calibration chooses its conditions
 RunArgument = Annotated[Path, typer.Argument(help="Run directory of a finished training.")]
 SpecOption = Annotated[
     str | None,
-    typer.Option("--annealer", help="emulator:CHIP[:SIZE], qpu or qpu:NAME; default: an emulator of the run's graph."),
+    typer.Option(
+        "--annealer", help="emulator:CHIP[:SIZE][:whole], qpu or qpu:NAME; default: an emulator of the run's graph."
+    ),
 ]
 ModeOption = Annotated[str, typer.Option(help="ideal, calibrated or stress, of an emulator.")]
 SeedOption = Annotated[int, typer.Option(help="Seed.")]
@@ -134,6 +136,63 @@ def sample(
     _say_spent(annealer)
 
 
+@annealer_app.command("train")
+def train(
+    run: Annotated[Path, typer.Argument(help="Run directory with trained networks and exported posterior bits.")],
+    out: Annotated[Path, typer.Option(help="Run directory of the new prior; given again, the training goes on.")],
+    spec: SpecOption = None,
+    updates: Annotated[int, typer.Option(help="Steps of the machine.")] = 250,
+    conditions: Annotated[int, typer.Option(help="Programmings of a step, each at an incident energy.")] = 4,
+    reads: Annotated[int, typer.Option(help="Reads of a programming.")] = 100,
+    events: Annotated[int | None, typer.Option(help="Posterior states to learn from; default: all.")] = None,
+    shift: Annotated[float, typer.Option(help="Largest relative shift of energies by binning.")] = 0.0,
+    protocol: Annotated[str, typer.Option(help="How beta is known: same-reads or tracked.")] = "same-reads",
+    correction: Annotated[
+        str, typer.Option(help="Of the reads' temperature: importance, polish or none.")
+    ] = "importance",
+    polish: Annotated[int, typer.Option(help="Sweeps of block Gibbs of a polish.")] = 5,
+    rate: Annotated[float, typer.Option(help="First step size; it falls to a sixteenth.")] = 0.8,
+    beta: Annotated[float | None, typer.Option(help="First guess of beta; default: that of the chip.")] = None,
+    prune: PruneOption = False,
+    mode: ModeOption = "calibrated",
+    limit: LimitOption = None,
+    seed: SeedOption = 1,
+) -> None:
+    """Train the prior of a run through an annealer; an interrupted training goes on and loses no read."""
+    from calo4pqvae.annealer_sampling import emulator_of
+    from calo4pqvae.annealer_settings import AnnealerTrainingSettings
+    from calo4pqvae.annealer_training import prior_of, train_through_annealer
+
+    settings = AnnealerTrainingSettings(
+        updates=updates,
+        conditions=conditions,
+        reads=reads,
+        events=events,
+        energy_shift=shift,
+        protocol=protocol,  # type: ignore[arg-type]  # checked by the library
+        correction=correction,  # type: ignore[arg-type]
+        polish_sweeps=polish,
+        learning_rate=rate,
+        learning_rate_final=rate / 16,
+        start_beta=beta,
+        is_pruned=prune,
+        seed=seed,
+    )
+    name = emulator_of(prior_of(run).machine) if spec is None else spec
+    with bars() as shown:
+        outcome = train_through_annealer(
+            run,
+            out,
+            name,
+            settings,
+            mode=_known_mode(mode),
+            limit=limit,
+            report=lambda stage, done, total, _numbers: shown.show(stage, done, total),
+        )
+    _print_outcome(outcome.numbers, out)
+    console.print(str(outcome), soft_wrap=True, highlight=False, markup=False)
+
+
 @annealer_app.command("plan")
 def plan(
     run: Annotated[Path | None, typer.Argument(help="Run directory whose machine is planned for.")] = None,
@@ -144,6 +203,9 @@ def plan(
     bins: Annotated[int, typer.Option(help="Bins of energy.")] = 100,
     prior_epochs: Annotated[int, typer.Option(help="Epochs of the prior alone.")] = 50,
     prior_samples: Annotated[int, typer.Option(help="Samples of an epoch of the prior alone.")] = 20_000,
+    steps: Annotated[
+        tuple[int, int, int], typer.Option(help="Steps, programmings a step and reads of each of annealer train.")
+    ] = (250, 4, 100),
     chip: Annotated[str, typer.Option(help="Chip of the way out; the table has all of them.")] = "advantage2",
     anneal: Annotated[float, typer.Option(help="Anneal in microseconds.")] = 20.0,
     price: Annotated[float | None, typer.Option(help="Price of an hour of access time.")] = None,
@@ -152,14 +214,18 @@ def plan(
     """Time and cost of training or sampling on annealers, and what each way out makes of it."""
     from calo4pqvae.annealer.chip_table import CHIPS
     from calo4pqvae.annealer.chip_table import chip as chip_of
-    from calo4pqvae.annealer.planner import Job, plain_hours, plan_table, ways_out
+    from calo4pqvae.annealer.planner import Job, plain_hours, plan_calls, plan_table, ways_out
     from calo4pqvae.atomic import write_json
 
     job = Job(_qubits(run, qubits), samples, epochs, samples if conditions is None else conditions)
     options: dict[str, Any] = {"anneal_us": anneal, "price_per_hour": price}
-    steps: dict[str, Any] = {"n_bins": bins, "prior_epochs": prior_epochs, "prior_samples": prior_samples}
+    ways_of: dict[str, Any] = {"n_bins": bins, "prior_epochs": prior_epochs, "prior_samples": prior_samples}
     entry = chip_of(chip)
-    ways = {one.name: ways_out(job, one, **steps, **options) for one in CHIPS.values()}
+    ways = {one.name: ways_out(job, one, **ways_of, **options) for one in CHIPS.values()}
+    told = f"{steps[0]:,} steps of {steps[1]:,} x {steps[2]:,} reads"
+    for one in CHIPS.values():
+        calls = [steps[2]] * (steps[0] * steps[1])
+        ways[one.name].append(plan_calls(calls, job.n_qubits, one, step=told, **options))
     hours = plain_hours(0.020, samples, epochs)
     console.print(f"20 ms x {samples:,} samples x {epochs:,} epochs = {hours:,.1f} h", highlight=False)
     title = (
@@ -169,8 +235,12 @@ def plan(
     print_table(
         "access time of all chips in hours",
         [
-            {"chip": name} | {row.step: f"{row.access_hours:,.4g}" if row.fits else "-" for row in rows}
-            for name, rows in ways.items()
+            {"step": ways[entry.name][number].step}
+            | {
+                name: f"{rows[number].access_hours:,.4g}" if rows[number].fits else "too few qubits"
+                for name, rows in ways.items()
+            }
+            for number in range(len(ways[entry.name]))
         ],
     )
     if out is not None:
@@ -180,15 +250,46 @@ def plan(
         console.print(f"numbers: {out}", soft_wrap=True, highlight=False)
 
 
+@annealer_app.command("study")
+def study(
+    out: Annotated[Path, typer.Option(help="Folder for the results of studies.")] = Path("studies"),
+    quick: Annotated[bool, typer.Option("--quick", help="The form that takes minutes.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change one setting; calo4pqvae study --settings shows them."
+        ),
+    ] = None,
+    seed: SeedOption = 1,
+) -> None:
+    """Compare the protocols on emulated chips: accuracy and access time (the study annealer-protocols)."""
+    from calo4pqvae.studies.annealer_protocols import STUDY
+    from calo4pqvae.studies.index import write_index
+
+    if seed < 0:
+        raise ConfigError(f"--seed {seed} is negative: use 0 or more")
+    chosen = STUDY.configure(quick=quick, overrides=settings or [])
+    with bars() as shown:
+        result = STUDY.run(chosen, out, seed, shown.show)
+    for paragraph in (f"{STUDY.title}, seed {seed}, {result.runtime_s:.0f} s", *result.text):
+        console.print(paragraph, highlight=False, soft_wrap=True, markup=False)
+    console.print(f"all studies in this folder: {write_index(out)}", highlight=False, soft_wrap=True, markup=False)
+
+
 def _open(spec: str | None, machine: Any, seed: int, mode: str, limit: float | None, ledger: Path | None) -> Any:  # noqa: ANN401
     from calo4pqvae.annealer.device import open_annealer
-    from calo4pqvae.annealer.emulator_settings import MODES
     from calo4pqvae.annealer_sampling import emulator_of
+
+    name = emulator_of(machine.machine) if spec is None else spec
+    return open_annealer(name, seed=seed, mode=_known_mode(mode), limit=limit, ledger=ledger)
+
+
+def _known_mode(mode: str) -> Any:  # noqa: ANN401
+    from calo4pqvae.annealer.emulator_settings import MODES
 
     if mode not in MODES:
         raise ConfigError(f"--mode '{mode}' is unknown: use {', '.join(MODES)}")
-    name = emulator_of(machine.machine) if spec is None else spec
-    return open_annealer(name, seed=seed, mode=mode, limit=limit, ledger=ledger)
+    return mode
 
 
 def _qubits(run: Path | None, qubits: int | None) -> int:
@@ -210,6 +311,30 @@ def _say_spent(annealer: Any) -> None:  # noqa: ANN401
         soft_wrap=True,
         highlight=False,
     )
+
+
+def _print_outcome(numbers: Any, out: Path) -> None:  # noqa: ANN401
+    """What a training through an annealer cost, here and on the chips of the table."""
+    kind = "emulated access time" if numbers["emulated"] else "access time"
+    console.print(
+        f"{numbers['annealer']}: {numbers['programmings']} programmings, {numbers['reads']} reads, "
+        f"{numbers['access_seconds']:.4g} s of {kind}, {numbers['faults']} faults",
+        soft_wrap=True,
+        highlight=False,
+    )
+    rows = [
+        {
+            "chip": row["chip"],
+            "programmings": f"{row['programmings']:,}" if row["fits"] else "too few qubits",
+            "reads": f"{row['reads']:,}" if row["fits"] else "",
+            "access (s)": f"{row['access_seconds']:.1f}" if row["fits"] else "",
+        }
+        for row in numbers["projection"]
+    ]
+    print_table(f"the same calls of {numbers['qubits']} qubits on the chips of the table", rows)
+    hours = numbers["plain_hours"]
+    console.print(f"20 ms x 100,000 samples x 200 epochs would be {hours:.1f} h", soft_wrap=True, highlight=False)
+    console.print(f"run: {out}, report: {out / 'annealer' / 'report.html'}", soft_wrap=True, highlight=False)
 
 
 def _print_chips() -> None:

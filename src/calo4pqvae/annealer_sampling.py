@@ -271,10 +271,8 @@ def _conditioner(run: ChipMachine, annealer: Annealer, is_pruned: bool) -> Condi
         AnnealerError: If other parts are gone and may not be left out.
     """
     topology = run.machine.topology
-    placement = place(topology, annealer.nodelist, annealer.edgelist, prune=True)
-    held = _held(run)
-    is_free = ~held[topology.edges[placement.missing_couplers]].any(axis=1)
-    if not is_free.any() and held[placement.missing_nodes].all():
+    placement = place(topology, annealer.nodelist, annealer.edgelist, prune=True).with_folded(_held(run))
+    if placement.is_whole:
         return Conditioner(run.machine, "fold", partition=run.partition)
     if not is_pruned:
         place(topology, annealer.nodelist, annealer.edgelist)  # says what is gone

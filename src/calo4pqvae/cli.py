@@ -15,6 +15,7 @@ from rich.markup import escape
 from calo4pqvae import __version__
 from calo4pqvae.annealer_commands import annealer_app
 from calo4pqvae.errors import CaloError
+from calo4pqvae.generate_command import generate_annealed, given_words
 from calo4pqvae.prior_commands import prior_app
 from calo4pqvae.study_commands import study
 from calo4pqvae.terminal import bars as progress_bars
@@ -148,12 +149,40 @@ def generate(
     ] = "boltzmann",
     sweeps: Annotated[int | None, typer.Option(help="Block Gibbs sweeps.")] = None,
     device: DeviceOption = "auto",
+    sampler: Annotated[str, typer.Option(help="gibbs, or annealer (with the options below).")] = "gibbs",
+    annealer: Annotated[
+        str | None, typer.Option(help="emulator:CHIP[:SIZE][:whole], qpu or qpu:NAME; default: an emulator.")
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="ideal, calibrated (default) or stress, of an emulator.")] = None,
+    condition: Annotated[str | None, typer.Option(help="fold (default), flux or fields.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="same-reads (default), tracked, before-each, once, ...: see docs/annealer.md.")
+    ] = None,
+    slips: Annotated[
+        str | None, typer.Option(help="Reads whose condition slipped: reject (default), repair or report.")
+    ] = None,
+    bins: Annotated[float | None, typer.Option(help="Largest relative shift of energies put in bins.")] = None,
+    polish: Annotated[int | None, typer.Option(help="Gibbs sweeps after the annealer; default 10, 0 for none.")] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Leave out what is gone from the chip.")] = False,
+    limit: Annotated[float | None, typer.Option(help="Most access time in seconds.")] = None,
 ) -> None:
     """Generate showers at requested incident energies into a CaloChallenge file."""
     from calo4pqvae.errors import ConfigError
     from calo4pqvae.generation import generate as generate_showers
     from calo4pqvae.generation import load_model, parse_energies
 
+    words = given_words(annealer, mode, condition, protocol, slips, bins, polish, prune, limit)
+    if sampler == "annealer":
+        if prior != "boltzmann" or sweeps is not None or device == "cuda":
+            raise ConfigError("--prior, --sweeps and --device cuda are for --sampler gibbs: leave them out")
+        generate_annealed(run, out, energies, n, seed, words)
+        return
+    if sampler != "gibbs":
+        raise ConfigError(f"--sampler '{sampler}' is unknown: use gibbs or annealer")
+    if words:
+        raise ConfigError(
+            f"--{next(iter(words))} is for --sampler annealer: add it, or leave --{next(iter(words))} out"
+        )
     if prior not in ("boltzmann", "independent"):
         raise ConfigError(f"--prior '{prior}' is unknown: use boltzmann or independent")
     if sweeps is not None and sweeps < 1:
@@ -315,6 +344,9 @@ def _train(config: Any, out: Path, *, resume: bool, overwrite: bool) -> None:  #
 
         run = train_model(config, out, resume=resume, overwrite=overwrite, report=tell)
     console.print(f"trained model in {run.path}", soft_wrap=True)
+    measured = [row["warning"] for row in run.metrics() if row["stage"] == "mixing"]
+    if measured and measured[-1]:
+        console.print(f"[yellow]warning:[/] {measured[-1]}", soft_wrap=True, highlight=False)
 
 
 def _evaluate(

@@ -136,7 +136,9 @@ class PriorConfig(Section):
     )
     coupling_std: float = Field(0.01, ge=0, description="spread of the couplings at the start")
     method: Literal["pcd", "cd"] = "pcd"
-    gradient: Literal["plain", "centred"] = "centred"
+    gradient: Literal["plain", "centred", "mean-energy"] = Field(
+        "centred", description="'mean-energy' adds the covariance of an older scheme, to be compared with"
+    )
     optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = Field(0.1, gt=0)
     learning_rate_final: float = Field(0.005, gt=0)
@@ -145,12 +147,18 @@ class PriorConfig(Section):
     n_chains: int = Field(1000, gt=1, description="persistent chains")
     batch_size: int = Field(1000, gt=1, description="posterior states in one positive phase")
     updates: int = Field(600, gt=0, description="updates of the prior stage")
-    joint_update: Literal["direct", "loss"] = Field(
-        "direct", description="joint mode: own SGD from Gibbs statistics, or energies inside the loss"
+    joint_update: Literal["direct", "loss", "loss-covariance"] = Field(
+        "direct",
+        description="joint mode: own SGD from Gibbs statistics, or energies inside the loss with samples held fixed, "
+        "or with their law differentiated too",
     )
     joint_learning_rate: float = Field(0.001, gt=0, description="SGD rate of the direct joint update")
     joint_sweeps: int = Field(2, gt=0, description="block Gibbs sweeps in a joint step")
     joint_chains: int = Field(256, gt=1, description="persistent chains of joint training")
+    measure_every: int = Field(0, ge=0, description="updates between measurements of the relaxation time; 0: never")
+    measure_sweeps: int = Field(200, ge=20, description="sweeps of a measurement")
+    sweeps_growth: float | None = Field(None, gt=0, description="let n_sweeps grow to so many relaxation times")
+    max_sweeps: int = Field(1000, gt=0, description="sweeps beyond which n_sweeps does not grow")
     checkpoint_every: int = Field(100, gt=0, description="updates between checkpoints of the prior stage")
     calibrate: bool = Field(True, description="scale mean layer energies of drawn showers to the training showers")
     max_gap: float = Field(5.0, gt=0, description="energy gap, in widths, at which training is stopped")
@@ -233,6 +241,8 @@ class Config(Section):
             )
         if self.prior.whole_chip and self.prior.graph not in ("zephyr", "pegasus"):
             raise ValueError(f"prior.whole_chip needs a chip graph, not '{self.prior.graph}'")
+        if self.prior.sweeps_growth is not None and not self.prior.measure_every:
+            raise ValueError("prior.sweeps_growth needs measurements of the relaxation time; set prior.measure_every")
         return self
 
     @property

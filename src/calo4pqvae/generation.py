@@ -31,7 +31,7 @@ from calo4pqvae.rundir import RunDirectory
 from calo4pqvae.seeds import stream
 from calo4pqvae.showers.files import ShowerFile, ShowerWriter, write_virtual
 
-__all__ = ["BitSource", "TrainedModel", "generate", "load_model", "parse_energies", "reconstruct"]
+__all__ = ["BitSource", "TrainedModel", "decode_bits", "generate", "load_model", "parse_energies", "reconstruct"]
 
 BitSource = Literal["boltzmann", "independent"]
 Progress = Callable[[int, int], None]
@@ -180,6 +180,48 @@ def generate(
     kernel = model.prior.sampler.choose(min(len(energies), model.config.generation.chunk), model.prior.clamped)
     attributes = _attributes(model, seed) | {"prior": source, "n_sweeps": sweeps, "sampling_kernel": str(kernel)}
     return _stream_showers(model, energies, out, bits_of, seed, attributes, progress, model.gains.get(source))
+
+
+def decode_bits(
+    model: TrainedModel,
+    energies: Tensor,
+    bits: Tensor,
+    out: Path,
+    *,
+    seed: int,
+    attributes: Mapping[str, str | int | float],
+    progress: Progress | None = None,
+) -> float:
+    """Decodes bits of the Boltzmann machine that were drawn elsewhere, on an annealer for example, into a shower file.
+
+    Args:
+        model: The model.
+        energies: Incident energies (n, 1) in MeV.
+        bits: Latent bits (n, n_bits).
+        out: File to write.
+        seed: Seed of the decoder's draws.
+        attributes: What the file shall say of the bits.
+        progress: Called with showers done and to do.
+
+    Returns:
+        Showers per second.
+
+    Raises:
+        DataError: If there are not as many bits as energies, or the bits are those of another machine.
+        OutputError: If the file cannot be written; what stood there before is untouched.
+    """
+    if bits.shape != (len(energies), model.prior.n_bits):
+        raise DataError(
+            f"bits of shape {tuple(bits.shape)} for {len(energies)} showers of {model.prior.n_bits} bits: give one "
+            "row a shower"
+        )
+    size = model.config.generation.chunk
+
+    def bits_of(chunk: int, part: Tensor) -> Tensor:
+        return bits[chunk * size : chunk * size + len(part)].to(model.device)
+
+    told = _attributes(model, seed) | dict(attributes)
+    return _stream_showers(model, energies, out, bits_of, seed, told, progress, model.gains.get("boltzmann"))
 
 
 def reconstruct(model: TrainedModel, showers: Path, out: Path, *, seed: int, progress: Progress | None = None) -> float:

@@ -200,8 +200,10 @@ def train_prior(shop: Shop) -> None:
         )
         batch, condition = _prior_batch(shop, bits[rows], energies[rows])
         report = learner.step(batch, condition)
-        numbers = {"energy_data": report.energy_data, "energy_model": report.energy_model}
+        numbers = {"energy_data": report.energy_data, "energy_model": report.energy_model, "sweeps": report.n_sweeps}
         shop.report("prior", learner.n_done, config.updates, numbers)
+        if report.mixing is not None:
+            shop.log({"stage": "mixing", "update": report.step, **_finite(asdict(report.mixing))})
         if learner.n_done % _WATCH_EVERY == 0 or learner.n_done == config.updates:
             seen = _watch_prior(shop, learner, posterior)
             kernel = str(shop.prior.sampler.choice)
@@ -385,6 +387,10 @@ def _prior_learner(shop: Shop, bit_means: Tensor) -> PriorLearner:
         gradient=config.gradient,
         optimizer=config.optimizer,
         weight_decay=config.weight_decay,
+        measure_every=config.measure_every,
+        measure_sweeps=config.measure_sweeps,
+        sweeps_growth=config.sweeps_growth,
+        max_sweeps=max(config.max_sweeps, config.n_sweeps),
     )
     generator = stream(shop.seed, "chains", device=shop.fabric.device)
     return PriorLearner(
@@ -398,8 +404,10 @@ def _prior_learner(shop: Shop, bit_means: Tensor) -> PriorLearner:
 
 
 def _joint_learner(shop: Shop) -> PriorLearner:
-    """Machine from nothing; ``loss`` means the networks' own optimiser and the plain gradient."""
-    config, in_loss = shop.config.prior, shop.config.prior.joint_update == "loss"
+    """Machine from nothing; ``loss`` means the networks' own optimiser and the plain or the mean-energy gradient."""
+    config = shop.config.prior
+    form = {"direct": config.gradient, "loss": "plain", "loss-covariance": "mean-energy"}[config.joint_update]
+    in_loss = config.joint_update != "direct"
     halves = torch.full((shop.prior.machine.n_nodes,), 0.5)
     shop.prior.machine.initialise(halves, config.coupling_std, stream(shop.seed, "couplings"))
     settings = LearningSettings(
@@ -407,7 +415,7 @@ def _joint_learner(shop: Shop) -> PriorLearner:
         n_sweeps=config.joint_sweeps,
         n_chains=config.joint_chains,
         method=config.method,
-        gradient="plain" if in_loss else config.gradient,
+        gradient=form,
         optimizer="adam" if in_loss else "sgd",
         weight_decay=config.weight_decay,
     )

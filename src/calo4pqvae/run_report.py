@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from calo4pqvae.dataset import resolve_file
 from calo4pqvae.errors import CheckpointError, ConfigError
@@ -25,7 +26,7 @@ from calo4pqvae.rundir import RunDirectory
 from calo4pqvae.seeds import stream
 from calo4pqvae.showers.files import ShowerFile
 
-__all__ = ["SAMPLES", "RunReport", "generated_files", "latent_energies", "report_run"]
+__all__ = ["SAMPLES", "LatentStates", "RunReport", "generated_files", "latent_states", "report_run"]
 
 SAMPLES = {
     "boltzmann": "Boltzmann prior",
@@ -87,11 +88,14 @@ def report_run(path: Path, *, n_generated: int, seed: int, device: str = "cpu", 
         rate = speed if kind == "boltzmann" else rate
     name = SAMPLES["reconstruction"]
     reconstruct(model, heldout, files[name], seed=seed, progress=tell(name))
+    latent = latent_states(model, heldout, seed)
     extras = ReportExtras(
         title=f"Calo4pQVAE: generated showers against Geant4 ({path.name})",
         data_note=origin,
         training_rows=run.metrics(),
-        latent_energies=latent_energies(model, heldout, seed),
+        latent_energies=latent.energies,
+        latent_bits=latent.bits,
+        latent_seed=seed,
         provenance=_provenance(run, seed, n_generated, rate),
     )
     bins = EnergyBins.logarithmic(data.energy_min_mev, data.energy_max_mev)
@@ -137,24 +141,49 @@ def generated_files(entries: Sequence[Path]) -> dict[str, Path]:
     return files
 
 
-def latent_energies(model: TrainedModel, showers: Path, seed: int) -> Mapping[str, NDArray[np.float64]]:
-    """Energies in nats, under the prior, of encoded bits and of sampled bits at the same incident energies."""
-    size = model.config.generation.chunk
+@dataclass(frozen=True)
+class LatentStates:
+    """Latent bits of held-out showers and of the priors at the same incident energies.
+
+    Attributes:
+        bits: Bits (N, n_bits) by source, "encoded" first.
+        energies: Energies (N,) in nats, under the Boltzmann prior, of encoded and of sampled bits.
+    """
+
+    bits: Mapping[str, NDArray[np.uint8]]
+    energies: Mapping[str, NDArray[np.float64]]
+
+
+def latent_states(model: TrainedModel, showers: Path, seed: int) -> LatentStates:
+    """Encodes a file of showers, and draws bits from the priors at its incident energies.
+
+    Args:
+        model: Networks and prior.
+        showers: Shower file.
+        seed: Seed of the encoder's noise and of the draws.
+    """
+    size, n_sweeps = model.config.generation.chunk, model.config.generation.n_sweeps
+    bits: dict[str, list[Tensor]] = {"encoded": [], SAMPLES["boltzmann"]: [], SAMPLES["independent"]: []}
     encoded, sampled = [], []
     with ShowerFile(showers, model.autoencoder.geometry) as file, torch.no_grad():
         for chunk, (energies, voxels) in enumerate(file.chunks(size)):
             incident = torch.from_numpy(energies.astype(np.float32)).to(model.device)
             noise = torch.rand(len(incident), model.prior.n_bits, generator=stream(seed, "latent noise", chunk))
             true = torch.from_numpy(voxels).to(model.device)
-            bits = model.autoencoder.encode(true, incident, noise.to(model.device)).bits
+            bits["encoded"].append(model.autoencoder.encode(true, incident, noise.to(model.device)).bits)
             drawing = stream(seed, "latent bits", chunk, device=model.device)
-            drawn = model.prior.sample(incident, model.config.generation.n_sweeps, drawing)
-            encoded.append(model.prior.energy(bits, incident))
-            sampled.append(model.prior.energy(drawn, incident))
-    return {
-        "encoded": torch.cat(encoded).double().cpu().numpy(),
-        "sampled": torch.cat(sampled).double().cpu().numpy(),
-    }
+            bits[SAMPLES["boltzmann"]].append(model.draw_bits(incident, "boltzmann", n_sweeps, drawing))
+            drawing = stream(seed, "independent latent bits", chunk, device=model.device)
+            bits[SAMPLES["independent"]].append(model.draw_bits(incident, "independent", n_sweeps, drawing))
+            encoded.append(model.prior.energy(bits["encoded"][-1], incident))
+            sampled.append(model.prior.energy(bits[SAMPLES["boltzmann"]][-1], incident))
+    return LatentStates(
+        bits={name: torch.cat(parts).to(torch.uint8).cpu().numpy() for name, parts in bits.items()},
+        energies={
+            "encoded": torch.cat(encoded).double().cpu().numpy(),
+            "sampled": torch.cat(sampled).double().cpu().numpy(),
+        },
+    )
 
 
 def _information(run: RunDirectory) -> tuple[float, float] | None:

@@ -7,6 +7,7 @@ from typing import Any
 import dimod
 import numpy as np
 import pytest
+import torch
 
 from calo4pqvae.annealer.answers import join_reads
 from calo4pqvae.annealer.chip_table import access_time, chip
@@ -14,9 +15,12 @@ from calo4pqvae.annealer.device import Annealer, open_annealer
 from calo4pqvae.annealer.emulator import Emulator
 from calo4pqvae.annealer.ledger import Ledger, LedgerCall, SpendingLimitError
 from calo4pqvae.annealer.problem import IsingProblem, Reads
+from calo4pqvae.annealer.protocols import open_protocol
 from calo4pqvae.annealer.retries import IncompleteReadsError, RetryPolicy
 from calo4pqvae.errors import AnnealerError
-from tests.annealer.machines import CHIP, mock, small_problem
+from calo4pqvae.prior.chips import chip_topology
+from calo4pqvae.testing import assert_samples_boltzmann
+from tests.annealer.machines import CHIP, machine_on, mock, small_problem
 
 TWO = IsingProblem(
     fields=np.array([0.1, -0.2]), couplings=np.array([-0.5]), edges=np.array([[0, 1]]), constant=0.0, beta=1.0,
@@ -61,6 +65,7 @@ def annealer_of(*entries: Any, **settings: Any) -> Annealer:
 
 
 def simulated_annealing() -> Any:
+    pytest.importorskip("dwave.samplers", reason="dwave-samplers is not installed")
     from dwave.samplers import SimulatedAnnealingSampler
 
     graph = mock()
@@ -82,6 +87,37 @@ def test_the_same_calls_run_on_emulator_mock_and_simulated_annealing(kind: str) 
     assert (annealer.ledger.access_seconds > 0) == (kind != "simulated annealing")
     random = np.random.default_rng(1).integers(0, 2, size=(2000, problem.n_qubits))
     assert problem.machine_energy(reads.bits).mean() < problem.machine_energy(random).mean() - 1
+
+
+FIXED = {"beta_schedule_type": "custom", "proposal_acceptance_criteria": "Gibbs"}  # of simulated annealing
+
+
+@pytest.mark.parametrize("kind", ["emulator", "mock", "simulated annealing"])
+def test_the_same_protocol_draws_the_same_law_on_emulator_mock_and_simulated_annealing(kind: str) -> None:
+    """All three at the inverse temperature of the emulator; the condition is folded, the calling code is one."""
+    beta = chip("advantage2").beta
+    settings: Any = FIXED | {"beta_schedule": [beta] * 200}
+    options: Any = {}
+    if kind == "emulator":
+        annealer = open_annealer("emulator:advantage2:2:whole", seed=5, mode="ideal")
+    elif kind == "mock":
+        pytest.importorskip("dwave.samplers", reason="dwave-samplers is not installed")
+        from dwave.samplers import SimulatedAnnealingSampler
+
+        sampler = mock(substitute_sampler=SimulatedAnnealingSampler(), substitute_kwargs=settings)
+        annealer = open_annealer(sampler, seed=5)
+    else:
+        annealer, options = open_annealer(simulated_annealing(), seed=5), settings
+    machine = machine_on(chip_topology("zephyr", 2, (4, 3, 4, 3)), coupling_std=0.8)
+    held = np.zeros(machine.n_nodes, dtype=np.bool_)
+    held[:4] = True
+    protocol = open_protocol("same-reads", start=beta, correction="none", options=options)
+    generator = torch.Generator().manual_seed(1)
+    drawn = protocol.sample(annealer, machine, np.array([[1, 0, 1, 1]]), 3000, generator)
+    assert_samples_boltzmann(torch.from_numpy(drawn.states).float(), machine, clamped=held)
+    (record,) = drawn.betas
+    assert abs(record.beta - beta) < 4.5 * record.beta_error
+    assert drawn.is_emulated
 
 
 def test_reads_are_those_of_the_emulator_and_cost_what_the_table_says() -> None:

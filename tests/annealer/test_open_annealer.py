@@ -1,5 +1,6 @@
 """Names of annealers: what is opened, and what is said where something is missing."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from calo4pqvae.annealer import device
 from calo4pqvae.annealer.device import open_annealer
 from calo4pqvae.errors import AnnealerError, CaloError
 from tests.annealer.machines import CHIP
@@ -20,6 +22,7 @@ def without_configuration(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("spec", ["qpu", "qpu:Advantage2_system1"])
 def test_without_a_token_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, spec: str) -> None:
+    pytest.importorskip("dwave.system", reason="dwave-system is not installed (extra qpu)")
     environment = without_configuration(tmp_path)
     for key in set(os.environ) - set(environment):
         monkeypatch.delenv(key)
@@ -73,3 +76,22 @@ def test_the_emulator_needs_no_client() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_client_is_imported_in_one_place_inside_a_function() -> None:
+    source = Path(device.__file__).parents[1]
+    users = {}
+    for path in source.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        inside = {
+            id(node)
+            for function in ast.walk(tree)
+            if isinstance(function, ast.FunctionDef)
+            for node in ast.walk(function)
+        }
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.startswith(("dwave.system", "dwave.cloud", "dwave.embedding")) for name in names):
+                users[path.name] = id(node) in inside
+    assert users == {"device.py": True}

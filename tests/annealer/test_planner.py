@@ -11,6 +11,7 @@ from calo4pqvae.annealer.planner import (
     ProtocolCost,
     plain_hours,
     plan,
+    plan_calls,
     plan_table,
     protocol_cost,
     ways_out,
@@ -141,3 +142,48 @@ def test_the_run_limit_bounds_a_call() -> None:
     full = Job(n_qubits=4577, n_samples=10_000)
     assert plan(full, protocol_cost("same-reads"), ZEPHYR).programmings == 2  # 8,256 reads fit in a second
     assert plan(full, ProtocolCost("long", is_grouped=True), ZEPHYR, anneal_us=2000.0).programmings == 22
+
+
+@pytest.mark.parametrize(
+    ("name", "n_qubits", "call_ms", "hours"),
+    [  # programming + (20 anneal + readout of the full chip + delay), by hand
+        ("Advantage_system4", 5627, 14.100 + 0.020 + 0.235 + 0.0205, 79.86),
+        ("Advantage_system6", 5612, 14.200 + 0.020 + 0.173 + 0.0205, 80.08),
+        ("Advantage2_system1", 4577, 33.600 + 0.020 + 0.101 + 0.0606, 187.68),
+        ("Advantage2_system2", 4514, 24.500 + 0.020 + 0.095 + 0.0206, 136.86),
+        ("Advantage2_system4", 1202, 8.000 + 0.020 + 0.045 + 0.0206, 44.92),
+    ],
+)
+def test_one_read_a_call_by_hand_on_each_chip(name: str, n_qubits: int, call_ms: float, hours: float) -> None:
+    """100k samples x 200 epochs of a full chip: 20 million calls; 20 ms each would be 111.1 h."""
+    row = plan(Job(n_qubits, 100_000, 200, 100_000), protocol_cost("one-read"), chip(name))
+    assert row.seconds_per_sample * 1e3 == pytest.approx(call_ms, rel=1e-9)
+    assert row.access_hours == pytest.approx(hours, abs=0.01)
+
+
+def test_the_ways_out_by_hand() -> None:
+    """Full Advantage2_system1: 33.6 ms a programming, 20 + 101 + 60.6 = 181.6 us a read."""
+    job = Job(n_qubits=4577, n_samples=100_000, n_epochs=200, n_conditions=100_000)
+    rows = ways_out(job, chip("Advantage2_system1"), n_bins=100, prior_epochs=50, prior_samples=20_000)
+    seconds = [row.access_seconds for row in rows]
+    assert seconds[0] == pytest.approx(2e7 * (0.0337816 + 20 * (0.0336 + 256 * 181.6e-6)), rel=1e-9)
+    assert seconds[1] == pytest.approx(2e7 * 0.0337816, rel=1e-9)  # 187.7 h
+    assert seconds[3] == pytest.approx(200 * (100 * 0.0336 + 100_000 * 181.6e-6), rel=1e-9)  # 1.196 h
+    assert seconds[4] == pytest.approx(50 * (100 * 0.0336 + 100_000 * 181.6e-6), rel=1e-9)  # 17.9 min
+    assert seconds[5] == pytest.approx(50 * (100 * 0.0336 + 20_000 * 181.6e-6), rel=1e-9)  # 5.8 min
+    assert [round(value / 3600, 2) for value in seconds] == [9086.52, 187.68, 187.68, 1.2, 0.3, 0.1]
+
+
+def test_calls_one_by_one() -> None:
+    """250 steps of 4 programmings of 100 reads: 1,000 x 33.6 ms + 100,000 x 181.6 us = 51.8 s."""
+    row = plan_calls([100] * 1000, 4577, chip("Advantage2_system1"), price_per_hour=3600.0)
+    assert (row.programmings, row.reads) == (1000, 100_000)
+    assert row.access_seconds == pytest.approx(33.6 + 18.16, rel=1e-9)
+    assert row.wall_seconds == pytest.approx(33.6 + 18.16 + 220, rel=1e-9)
+    assert row.price == pytest.approx(51.76)
+    uneven = plan_calls([10, 9000], 4577, chip("Advantage2_system1"))  # 8,256 reads fit in a call
+    assert (uneven.programmings, uneven.reads) == (3, 9010)
+    assert not plan_calls([1], 4577, chip("Advantage2_system4")).fits
+    for calls, qubits in (([], 10), ([0], 10), ([1], 0)):
+        with pytest.raises(AnnealerError, match="are no plan"):
+            plan_calls(calls, qubits, ZEPHYR)

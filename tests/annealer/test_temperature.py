@@ -1,4 +1,4 @@
-"""Inverse temperature by pseudo-likelihood: against brute force, its errors by coverage, and what it must not swallow."""
+"""Inverse temperature by pseudo-likelihood: against brute force, errors by coverage, and what it must not swallow."""
 
 import math
 
@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from calo4pqvae.annealer.device import open_annealer
+from calo4pqvae.annealer.placement import place
 from calo4pqvae.annealer.problem import IsingProblem, Reads, ising_problem
 from calo4pqvae.annealer.temperature import (
     BetaEstimate,
@@ -141,6 +143,24 @@ def test_recovery_at_chip_size_and_far_from_the_programmed_beta() -> None:
     assert found.error < 0.01 * found.value
     assert found.ratio == pytest.approx(found.value / 6.0)
     assert abs(found.misfit - 1) < 0.3
+
+
+@pytest.mark.parametrize("name", ["advantage2", "advantage4"])
+def test_a_hundred_reads_of_a_full_chip_give_beta_within_half_a_per_cent(name: str) -> None:
+    annealer = open_annealer(f"emulator:{name}", seed=3, mode="ideal")
+    topology = chip_topology(annealer.chip.family, annealer.chip.m)
+    machine = BoltzmannMachine(topology)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():  # in spins: couplings of 0.2 nats, fields of 0.1
+        machine.couplings.copy_(0.8 * torch.randn(topology.n_edges, generator=generator))
+        machine.biases.copy_(0.2 * torch.randn(topology.n_nodes, generator=generator))
+    placement = place(topology, annealer.nodelist, annealer.edgelist, prune=True)
+    problem = ising_problem(machine, 0.7 * annealer.chip.beta, placement=placement)
+    found = maximum_pseudo_likelihood(annealer.read(problem, 100))
+    (truth,) = annealer.sampler.reveal()
+    assert found.error < 0.004 * truth.beta
+    assert abs(found.value - truth.beta) < min(3 * found.error, 0.005 * truth.beta)
+    assert abs(truth.beta - annealer.chip.beta) < 1e-9
 
 
 def test_bootstrap_is_that_of_refits() -> None:

@@ -16,6 +16,7 @@ from calo4pqvae.prior.gradients import (
     energy_covariance,
     mean_energy_gradient,
     mean_field_gradient,
+    twin_covariance,
 )
 from calo4pqvae.prior.machine import BoltzmannMachine, Moments
 from calo4pqvae.testing import all_states, tiny_machine
@@ -303,6 +304,31 @@ def test_the_covariance_of_the_energy_needs_one_law() -> None:
     machine = tiny_machine(n_condition=1)
     with pytest.raises(PriorError, match="several conditions"):
         energy_covariance(machine, all_states(8))
+
+
+def test_twins_give_the_covariance_within_each_condition() -> None:
+    """All pairs of the states of a group average to the covariance within the group; here over three conditions."""
+    machine = tiny_machine(seed=5, n_condition=2).double()
+    generator = torch.Generator().manual_seed(7)
+    groups = torch.randint(0, 2, (3, 6, 8), generator=generator).double()
+    conditions = torch.randn(3, 2, generator=generator).double()
+    first, second = (part.reshape(-1) for part in torch.meshgrid(torch.arange(6), torch.arange(6), indexing="ij"))
+    states, twins = groups[:, first].flatten(0, 1), groups[:, second].flatten(0, 1)
+    repeated = conditions.repeat_interleave(36, dim=0)
+    found = twin_covariance(machine, states, twins, repeated)
+    expected = np.zeros(8), np.zeros(machine.topology.n_edges), np.zeros((2, 8))
+    for group, condition in zip(groups.numpy(), conditions, strict=True):
+        energies = machine.energy(torch.from_numpy(group), condition.repeat(6, 1)).detach().numpy()
+        energies = energies - energies.mean()
+        pairs = np.stack([group[:, i] * group[:, j] for i, j in machine.topology.edges.tolist()], axis=1)
+        parts = energies @ group / 6, energies @ pairs / 6
+        expected[0][:] += parts[0] / 3
+        expected[1][:] += parts[1] / 3
+        expected[2][:] += np.outer(condition.numpy(), parts[0]) / 3
+    np.testing.assert_allclose(found.first.numpy(), expected[0], atol=1e-12)
+    np.testing.assert_allclose(found.second.numpy(), expected[1], atol=1e-12)
+    assert found.cross is not None
+    np.testing.assert_allclose(found.cross.numpy(), expected[2], atol=1e-12)
 
 
 def test_the_mean_field_form_is_the_difference_of_products_of_means() -> None:

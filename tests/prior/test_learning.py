@@ -11,6 +11,7 @@ from calo4pqvae.prior.chips import chip_topology
 from calo4pqvae.prior.constraints import ProgrammableRange
 from calo4pqvae.prior.exact import enumerate_machine
 from calo4pqvae.prior.gibbs import BlockGibbsSampler, GibbsState
+from calo4pqvae.prior.gradients import twin_covariance
 from calo4pqvae.prior.learning import LearningSettings, PriorLearner
 from calo4pqvae.prior.machine import BoltzmannMachine
 from calo4pqvae.prior.persistent import PersistentChains
@@ -275,6 +276,54 @@ def test_historical_gradients_move_the_machine_and_do_not_rest_at_the_teacher(gr
     assert (drift[gradient] > 3 * drift["plain"]) == (gradient == "mean-energy")
 
 
+def test_twins_of_a_clamped_machine_have_the_covariance_at_fixed_clamped_bits() -> None:
+    """Against enumeration at each clamped state; one chain beside itself would give 0, all chains together too much."""
+    machine = tiny_machine(seed=4, coupling_std=1.0)
+    law, held = enumerate_machine(machine), machine.topology.is_in_partition(0)
+    states, energies = law.states().double().numpy(), machine.energy(law.states().float()).detach().double().numpy()
+    events = torch.tensor([[0, 0], [1, 1]]).repeat(50, 4).float()
+    expected = np.zeros(8)
+    for event in events[:2].numpy():
+        inside = (states[:, held] == event[held]).all(axis=1)
+        weights = law.probabilities.double().numpy() * inside
+        weights /= weights.sum()
+        mean = weights @ energies
+        expected += (weights * (energies - mean)) @ states / 2
+    settings = LearningSettings(learning_rate=1e-9, n_sweeps=3, n_chains=400, gradient="mean-energy", refresh=0.01)
+    learner = PriorLearner(machine, settings, seeded(2), held)
+    found = []
+    for _ in range(120):
+        learner.step(events)
+        assert learner.chains is not None
+        assert learner.twins is not None
+        ours, theirs = learner.chains.state.states, learner.twins.state.states
+        assert torch.equal(ours[:, held], theirs[:, held])
+        found.append(twin_covariance(machine, ours, theirs).first.double().numpy())
+    error = np.std(found, axis=0) / math.sqrt(len(found) / 4)  # records are correlated over a few steps
+    assert np.abs(expected[~held]).max() > 20 * error.max()
+    assert (np.abs(np.mean(found, axis=0) - expected)[~held] < 5 * error[~held]).all()
+    assert not np.any(np.mean(found, axis=0)[held])
+
+
+def test_a_resumed_learner_has_its_twins() -> None:
+    def learner() -> PriorLearner:
+        machine = tiny_machine(seed=1, n_condition=2)
+        settings = LearningSettings(n_sweeps=2, n_chains=20, refresh=0.2, gradient="mean-energy")
+        return PriorLearner(machine, settings, seeded(3), machine.topology.is_in_partition(0))
+
+    steps, whole, first, second = batches(6), learner(), learner(), learner()
+    for step in steps:
+        whole.step(*step)
+    for step in steps[:3]:
+        first.step(*step)
+    second.machine.load_state_dict({name: value.clone() for name, value in first.machine.state_dict().items()})
+    second.load_state_dict(first.state_dict())
+    for step in steps[3:]:
+        second.step(*step)
+    assert torch.equal(whole.machine.couplings, second.machine.couplings)
+    assert torch.equal(whole.machine.condition_weights, second.machine.condition_weights)
+
+
 def test_parameters_stay_where_an_annealer_can_be_programmed() -> None:
     machine = tiny_machine(seed=1, coupling_std=3.0)
     limits = ProgrammableRange((-0.2, 0.1), (-0.5, 0.5))
@@ -438,9 +487,12 @@ def test_bad_settings_are_refused(change: dict[str, Any]) -> None:
 def test_settings_that_do_not_fit_together_are_refused() -> None:
     with pytest.raises(ConfigError, match="set measure_every"):
         LearningSettings(sweeps_growth=2.0)
-    machine = tiny_machine(n_condition=1)
+    visible = restricted_teacher()
+    hidden = visible.topology.is_in_partition(1)
     with pytest.raises(ConfigError, match="mean-energy gradient is that of one law"):
-        PriorLearner(machine, LearningSettings(gradient="mean-energy"), seeded())
+        PriorLearner(visible, LearningSettings(gradient="mean-energy"), seeded(), hidden=hidden)
+    with pytest.raises(ConfigError, match="needs twins of persistent chains"):
+        PriorLearner(tiny_machine(n_condition=1), LearningSettings(gradient="mean-energy", method="cd"), seeded())
     held = tiny_machine().topology.is_in_partition(0)
     with pytest.raises(ConfigError, match="both clamped and hidden"):
         PriorLearner(tiny_machine(), LearningSettings(), seeded(), held, hidden=held)

@@ -11,12 +11,10 @@ in the ledger. If its file is there, it is settled with it; if the chip knows it
 was paid for; else it counts with its estimate and is made anew. One process at a time works on a campaign.
 """
 
-import fcntl
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,8 +27,9 @@ from calo4pqvae.annealer.device import Annealer
 from calo4pqvae.annealer.ledger import LedgerCall
 from calo4pqvae.annealer.problem import FloatArray, IsingProblem, Reads
 from calo4pqvae.annealer.reads_file import StoredReads, load_reads, save_reads
+from calo4pqvae.annealer.work_folder import alone_in, clear_unfinished, settle_open
 from calo4pqvae.atomic import write_json
-from calo4pqvae.errors import AnnealerError, OutputError
+from calo4pqvae.errors import AnnealerError
 
 __all__ = ["Campaign", "Prepare", "Prepared", "SamplingJob", "stored_plan"]
 
@@ -161,7 +160,7 @@ class Campaign:
         """
         if annealer.ledger.path is None:
             raise AnnealerError("a campaign needs a ledger on disk; open the annealer with ledger=campaign.ledger_path")
-        with self._alone():
+        with alone_in(self.folder):
             self._begin(annealer)
             self._settle_open(annealer)
             done = self.n_done()
@@ -202,30 +201,17 @@ class Campaign:
                 f"the campaign in {self.folder} was begun on {stored['chip']}, not on {annealer.name}; go on with "
                 "that one, or choose another folder"
             )
-        for left in self.reads_folder.glob(".*.partial-*"):  # of a process that was killed while it wrote
-            left.unlink()
+        clear_unfinished(self.reads_folder)
 
     def _settle_open(self, annealer: Annealer) -> None:
         """Settles the calls of this campaign that a killed process left open."""
-        ledger = annealer.ledger
         labels = {self._label(index): index for index in range(len(self.jobs))}
-        for call in ledger.open_calls:
+        for call in annealer.ledger.open_calls:
             index = labels.get(call.label)
             if index is None:
                 continue
-            path = self._path(index, call.number)
-            if path.exists():
-                stored = load_reads(path)
-                seconds, n_reads = stored.access_seconds, len(stored.bits)
-                ledger.settle(
-                    call,
-                    "complete" if n_reads == call.asked else "partial",
-                    reads=n_reads,
-                    access_seconds=seconds,
-                    is_charged=seconds is not None or call.estimate > 0,
-                )
-            else:
-                annealer.recover(call, self.prepare(self.jobs[index]).problem, partial(self._keep, index))
+            problem = self.prepare(self.jobs[index]).problem
+            settle_open(annealer, call, self._path(index, call.number), problem, partial(self._keep, index))
 
     def _label(self, index: int) -> str:
         return f"{self.fingerprint[:12]} job {index}"
@@ -240,21 +226,6 @@ class Campaign:
             if (found := _NAME.fullmatch(path.name)) is not None:
                 files.setdefault(int(found[1]), []).append((int(found[2]), path))
         return files
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keeps other processes out; the lock goes with the process, however it ends."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / ".lock").open("w")
-        except OSError as error:
-            raise OutputError(f"cannot write in {self.folder}: {error.strerror or error}; choose another") from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise AnnealerError(f"another process works on the campaign in {self.folder}; wait for it") from error
-            yield
 
 
 def stored_plan(folder: Path) -> dict[str, Any] | None:

@@ -373,9 +373,9 @@ def open_annealer(
     """Opens an annealer by name, or wraps a sampler.
 
     Args:
-        spec: ``"emulator:CHIP"`` or ``"emulator:CHIP:M"`` (CHIP as in the chip table, on a graph of size M), ``"qpu"``
-            (the default solver of D-Wave's configuration), ``"qpu:NAME"``, or a dimod sampler with ``nodelist`` and
-            ``edgelist``.
+        spec: ``"emulator:CHIP"`` or ``"emulator:CHIP:M"`` (CHIP as in the chip table, on a graph of size M; with
+            ``":whole"`` behind it nothing of the graph is broken), ``"qpu"`` (the default solver of D-Wave's
+            configuration), ``"qpu:NAME"``, or a dimod sampler with ``nodelist`` and ``edgelist``.
         seed: Seed of an emulator, or of a sampler that takes one. Calls that are in the ledger already go into it, so
             that work that is gone on with does not draw the same numbers again.
         mode: ``"ideal"``, ``"calibrated"`` or ``"stress"``, of an emulator.
@@ -417,14 +417,19 @@ def open_annealer(
 
 def _emulator(name: str, mode: EmulatorMode, seed: int, options: Mapping[str, Any]) -> Any:  # noqa: ANN401
     from calo4pqvae.annealer.emulator import Emulator
+    from calo4pqvae.annealer.emulator_graph import whole_graph
 
-    chip_name, _, size = name.partition(":")
+    plain = name.removesuffix(":whole")
+    chip_name, _, size = plain.partition(":")
     if size and not size.isdecimal():
         raise AnnealerError(
             f"the size of an emulated chip is a whole number, not {size!r}; write emulator:advantage2:4"
         )
+    entry = chip(chip_name or "advantage2")
     graph = {"m": int(size)} | dict(options) if size else dict(options)
-    return Emulator(chip_name or "advantage2", mode=mode, seed=seed, **graph)
+    if plain != name:
+        graph["nodelist"] = whole_graph(entry, graph.get("m")).qubits
+    return Emulator(entry, mode=mode, seed=seed, **graph)
 
 
 def _live_chip(name: str) -> Any:  # noqa: ANN401

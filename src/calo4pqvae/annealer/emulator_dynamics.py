@@ -21,6 +21,7 @@ from torch import Tensor
 
 from calo4pqvae.annealer.problem import FloatArray, IntArray
 from calo4pqvae.prior.gibbs import BlockGibbsSampler, GibbsState
+from calo4pqvae.prior.kernels.choice import KernelName
 from calo4pqvae.prior.machine import BoltzmannMachine
 from calo4pqvae.prior.topology import Topology
 
@@ -28,7 +29,8 @@ __all__ = ["AnnealedPatch", "GraphPatch", "greedy_partition", "with_susceptibili
 
 _STEPS = 20  # of the rising inverse temperature: more cost time in calls and change nothing that is seen
 _READS_AT_A_TIME = 2048
-_POLARISED_SWEEPS = 50
+_POLARISED_ROUNDS = 10
+_POLARISED_SWEEPS = 5  # of a turn
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,19 +48,20 @@ class AnnealedPatch:
     sampler: BlockGibbsSampler
 
     @classmethod
-    def of(cls, partition: IntArray, edges: IntArray) -> "AnnealedPatch":
+    def of(cls, partition: IntArray, edges: IntArray, kernel: KernelName = "auto") -> "AnnealedPatch":
         """Builds the machine of a graph.
 
         Args:
             partition: Colour of every qubit, shape (n,); colours may be absent.
             edges: Couplers as pairs of rows, shape (m, 2), each once, the smaller row first, sorted.
+            kernel: Kernel of its sampler.
         """
         rows = np.argsort(partition, kind="stable")
         number = np.empty(len(rows), dtype=np.int64)
         number[rows] = np.arange(len(rows))
         sizes = tuple(np.unique(partition, return_counts=True)[1].tolist())
         machine = _FieldMachine(Topology("patch", sizes, number[edges]))
-        return cls(rows, machine, BlockGibbsSampler(machine))
+        return cls(rows, machine, BlockGibbsSampler(machine, kernel))
 
     def draw(
         self,
@@ -77,7 +80,7 @@ class AnnealedPatch:
             betas: Inverse temperature of every read, shape (reads,).
             n_sweeps: Sweeps a read.
             generator: Source of randomness.
-            polarisation: Field towards the previous read, in units of h.
+            polarisation: Field towards the reads before and after, in units of h.
 
         Returns:
             Bits in the order of the caller's qubits, shape (reads, n).
@@ -96,7 +99,8 @@ class AnnealedPatch:
     @torch.no_grad()
     def _program(self, fields: FloatArray, couplings: "sparse.csr_array") -> None:
         edges = self.machine.topology.edges
-        values = np.asarray(couplings[self.rows[edges[:, 0]], self.rows[edges[:, 1]]]).reshape(-1)
+        ends = self.rows[edges]
+        values = np.asarray(couplings[ends[:, 0], ends[:, 1]]).reshape(-1) if len(edges) else np.zeros(0)
         biases = -2 * fields + 2 * np.asarray(couplings.sum(axis=1)).reshape(-1)
         self.machine.biases.copy_(torch.from_numpy(biases[self.rows]))
         self.machine.couplings.copy_(torch.from_numpy(-4 * values))
@@ -113,14 +117,29 @@ class AnnealedPatch:
     def _polarised(
         self, state: GibbsState, previous: Tensor | None, betas: Tensor, polarisation: float, generator: torch.Generator
     ) -> tuple[GibbsState, Tensor]:
-        """Lets every read settle in the field of the one before it, and gives the last one on."""
-        spins = 2 * state.states - 1
-        first = torch.zeros_like(spins[:1]) if previous is None else previous
-        before = torch.cat([first, spins[:-1]])
-        settled = self.sampler.sample(
-            state, _POLARISED_SWEEPS, generator, condition=2 * polarisation * before, beta=betas
-        )
-        return settled, 2 * settled.states[-1:] - 1
+        """Lets reads settle in the fields of those next to them, and gives the spins of the last one on.
+
+        The reads are a chain in time with a weak coupling from each to the next. Every other read is settled given its
+        two neighbours, then the rest, in turns: free spins of neighbours end with the correlation tanh(beta p) of the
+        one-dimensional Ising model.
+        """
+        bits = state.states.clone()
+        edge = torch.zeros_like(bits[:1]) if previous is None else previous
+        for _ in range(_POLARISED_ROUNDS):
+            for first in (0, 1):
+                if first >= len(bits):
+                    continue
+                spins = torch.cat([edge, 2 * bits - 1, torch.zeros_like(edge)])
+                around = (spins[:-2] + spins[2:])[first::2]
+                settled = self.sampler.sample(
+                    GibbsState.of_bits(bits[first::2].contiguous()),
+                    _POLARISED_SWEEPS,
+                    generator,
+                    condition=2 * polarisation * around,
+                    beta=betas[first::2].contiguous(),
+                )
+                bits[first::2] = settled.states
+        return GibbsState.of_bits(bits), 2 * bits[-1:] - 1
 
 
 class _FieldMachine(BoltzmannMachine):
@@ -183,13 +202,13 @@ class GraphPatch:
     dynamics: AnnealedPatch
 
     @classmethod
-    def of(cls, topology: Topology, rows: IntArray) -> "GraphPatch":
-        """The patch of the given nodes of a working graph, in ascending order."""
+    def of(cls, topology: Topology, rows: IntArray, kernel: KernelName = "auto") -> "GraphPatch":
+        """The patch of the given nodes of a working graph, in ascending order, and the kernel of its sampler."""
         number = np.full(topology.n_nodes, -1, dtype=np.int64)
         number[rows] = np.arange(len(rows))
         edges = number[topology.edges]
         edges = edges[(edges >= 0).all(axis=1)]
-        dynamics = AnnealedPatch.of(topology.partition[rows], edges)
+        dynamics = AnnealedPatch.of(topology.partition[rows], edges, kernel)
         return cls(edges, edges[:, 0] * len(rows) + edges[:, 1], len(rows), dynamics)
 
     def strangers(self, edges: IntArray) -> IntArray:

@@ -20,7 +20,7 @@ from calo4pqvae.prior.chips import MissingParts, chip_topology
 from calo4pqvae.prior.topology import Topology
 from calo4pqvae.seeds import derive_seed
 
-__all__ = ["WorkingGraph", "broken_graph", "listed_graph", "solver_properties"]
+__all__ = ["WorkingGraph", "broken_graph", "listed_graph", "solver_properties", "whole_graph"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +125,16 @@ def broken_graph(entry: Chip, m: int | None = None) -> WorkingGraph:
     broken = couplers[rng.choice(len(couplers), size=max(0, len(couplers) - wanted), replace=False)]
     parts = MissingParts(tuple(dead.tolist()), tuple((int(a), int(b)) for a, b in broken))
     return WorkingGraph(entry, size, chip_topology(entry.family, size, t=entry.t, missing=parts))
+
+
+def whole_graph(entry: Chip, m: int | None = None) -> WorkingGraph:
+    """The ideal graph, nothing broken.
+
+    Args:
+        entry: The chip.
+        m: Size of the graph; that of the chip if None.
+    """
+    return _whole(entry, entry.m if m is None else m)
 
 
 @lru_cache(maxsize=4)

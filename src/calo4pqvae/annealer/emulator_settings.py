@@ -54,7 +54,7 @@ class EmulatorSettings:
         sweeps: Sweeps that stand for an anneal of 20 microseconds.
         most_sweeps: Most sweeps of any anneal.
         readout_flip: Probability that a bit is read wrong.
-        polarisation: Field towards the previous read in units of h, on Pegasus chips alone.
+        polarisation: Field towards the reads before and after in units of h, on Pegasus chips alone.
         failed_programming: Probability that a programming leaves one qubit without its field and couplings.
         overhead_us: Time of a call that is not charged, in microseconds.
 

@@ -21,16 +21,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from calo4pqvae.annealer.problem import IntArray
 from calo4pqvae.errors import AnnealerError
 from calo4pqvae.prior.gibbs import BlockGibbsSampler, GibbsState
 from calo4pqvae.prior.machine import BoltzmannMachine
 from calo4pqvae.prior.topology import Topology
 
 __all__ = ["Placement", "PruningReport", "place", "pruning_report"]
+
+IntArray = NDArray[np.int64]
 
 _NAMED = 8  # parts that a message names
 
@@ -74,6 +75,19 @@ class Placement:
         labels = np.array(self.topology.node_labels, dtype=np.int64)
         pairs = labels[self.topology.edges[self.missing_couplers]].reshape(-1, 2)
         return tuple(labels[self.missing_nodes].tolist()), tuple((int(a), int(b)) for a, b in pairs)
+
+    def with_folded(self, held: NDArray[np.bool_]) -> "Placement":
+        """What is there if held bits are folded into the fields: these, and their couplers to bits that are there.
+
+        Args:
+            held: Mask (N,) of held nodes.
+        """
+        is_there = held.copy()
+        is_there[self.nodes] = True
+        edges = self.topology.edges
+        is_folded = held[edges].any(axis=1) & is_there[edges].all(axis=1)
+        couplers = np.union1d(self.couplers, np.flatnonzero(is_folded))
+        return Placement(self.topology, np.flatnonzero(is_there), couplers)
 
     def complete(
         self,
@@ -198,7 +212,7 @@ def _refusal(placement: Placement) -> str:
     return (
         f"the working graph lacks {len(qubits)} of {topology.n_nodes} qubits and {len(couplers)} of {topology.n_edges} "
         f"couplers of {topology.name} ({len(own)} of them between working qubits), among them {named}; "
-        "prune the machine, or train it on the graph of today"
+        "prune the machine (--prune), or train it on the graph of today"
     )
 
 

@@ -11,7 +11,8 @@ programmings and S reads. A protocol adds the calls that estimate the inverse te
 
 The plain estimate is one product, time of a sample x samples x epochs; with 20 ms, 100,000 and 200 it is 111.1 h.
 :func:`ways_out` shows, step by step, what grouping, bins of energy, training the prior after the autoencoder and a
-smaller sample make of it.
+smaller sample make of it. :func:`plan_calls` costs calls one by one: a training whose steps read a few conditions each
+(:mod:`~calo4pqvae.annealer.negative_phase`), or the calls of a ledger, made again on another chip.
 
 Wall time adds what is not charged: the overhead of a call (10 to 20 ms documented) and the latency of the network
 ("hundreds of milliseconds"). Prices are contracts: they are the caller's to give.
@@ -39,6 +40,7 @@ __all__ = [
     "ProtocolCost",
     "plain_hours",
     "plan",
+    "plan_calls",
     "plan_table",
     "protocol_cost",
     "ways_out",
@@ -227,6 +229,56 @@ def plan(
         access_seconds=access,
         wall_seconds=access + (calls + estimates) * (_OVERHEAD_S + latency_s) + n_samples * protocol.wait_s,
         seconds_per_sample=access / n_samples,
+        price=None if price_per_hour is None else access / 3600 * price_per_hour,
+    )
+
+
+def plan_calls(
+    reads: Sequence[int],
+    n_qubits: int,
+    entry: Chip,
+    *,
+    step: str = "",
+    protocol: str = "same-reads",
+    anneal_us: float = DEFAULT_ANNEAL_US,
+    price_per_hour: float | None = None,
+    latency_s: float = _LATENCY_S,
+) -> PlanRow:
+    """Cost of given calls on a chip.
+
+    Args:
+        reads: Reads of every call; what a call cannot hold goes into further ones.
+        n_qubits: Qubits of every call.
+        entry: The chip.
+        step: What is planned, in words.
+        protocol: Name of the protocol.
+        anneal_us: Anneal in microseconds.
+        price_per_hour: Price of an hour of access time in any currency.
+        latency_s: Latency of a call in seconds, assumed.
+
+    Raises:
+        AnnealerError: If there is no call, or one has no reads.
+    """
+    if not reads or min(reads) < 1 or n_qubits < 1:
+        raise AnnealerError(
+            f"{len(reads)} calls of {n_qubits} qubits are no plan; give a call, each with a read and a qubit or more"
+        )
+    if n_qubits > entry.n_qubits:
+        return PlanRow(entry.name, protocol, step, fits=False)
+    allowed = _most_reads(entry, n_qubits, anneal_us)
+    one = access_time(entry, 1, anneal_us, n_qubits=n_qubits)
+    calls, total = sum(math.ceil(number / allowed) for number in reads), sum(reads)
+    access = (calls * one.programming_us + total * (one.total_us - one.programming_us)) * 1e-6
+    return PlanRow(
+        chip=entry.name,
+        protocol=protocol,
+        step=step,
+        fits=True,
+        programmings=calls,
+        reads=total,
+        access_seconds=access,
+        wall_seconds=access + calls * (_OVERHEAD_S + latency_s),
+        seconds_per_sample=access / total,
         price=None if price_per_hour is None else access / 3600 * price_per_hour,
     )
 

@@ -18,7 +18,7 @@ inverse temperature one, its parameters are divided by an estimate :math:`\beta`
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,11 +26,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from torch import Tensor
 
+from calo4pqvae.annealer.placement import Placement
 from calo4pqvae.errors import AnnealerError
 from calo4pqvae.prior.machine import BoltzmannMachine
-
-if TYPE_CHECKING:
-    from calo4pqvae.annealer.placement import Placement
 
 __all__ = ["FloatArray", "IntArray", "IsingProblem", "Reads", "bits_to_spins", "ising_problem", "spins_to_bits"]
 
@@ -194,7 +192,7 @@ def ising_problem(
     machine: BoltzmannMachine,
     beta: float,
     condition: Tensor | None = None,
-    placement: "Placement | None" = None,
+    placement: Placement | None = None,
 ) -> IsingProblem:
     """The machine as an Ising problem, its parameters divided by beta.
 

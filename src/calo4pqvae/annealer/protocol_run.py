@@ -89,6 +89,7 @@ class BetaRecord:
         reads_per_call: Reads of the call, which decides how warm the chip is.
         beta: What the protocol takes beta to be for these reads.
         beta_error: Its standard error.
+        calls: Numbers of the calls in the ledger that the reads come from.
     """
 
     condition: int
@@ -98,6 +99,7 @@ class BetaRecord:
     reads_per_call: int
     beta: float
     beta_error: float
+    calls: tuple[int, ...] = ()
 
     @property
     def ratio(self) -> float:
@@ -274,7 +276,9 @@ class ProtocolRun:
         if len(states):
             self._parts.append(states)
             self._known = is_known
-            self.records.append(BetaRecord(index, imposed.problem.beta, estimate, len(states), reads.n_reads, *beta))
+            calls = tuple(reads.info.get("calls", ()))
+            record = BetaRecord(index, imposed.problem.beta, estimate, len(states), reads.n_reads, *beta, calls)
+            self.records.append(record)
         return len(states)
 
     def fill(self, index: int, beta: float, n_reads: int, reads_per_call: int, estimate: BetaEstimate) -> None:

@@ -18,12 +18,12 @@ the first five reads of each estimate warm the chip up and count in no mean.
 
 The last two need no classical energies and no programming beyond those of the samples. The estimate tells at which
 ratio :math:`r = \beta_\mathrm{eff} / \beta` these very reads were drawn, and they are corrected: by a short polish, or
-by importance weights. If r is further from one than a limit (as at the first programming, when beta is a guess), the
-reads are given up and the machine is programmed again with the new beta.
+by importance weights. If r is surely further from one than a limit (as at the first programming, when beta is a guess),
+the reads are given up and the machine is programmed again with the new beta.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -99,7 +99,7 @@ class Protocol:
         annealer: Annealer,
         machine: BoltzmannMachine,
         conditions: ArrayLike,
-        n_per_condition: int,
+        n_per_condition: ArrayLike,
         generator: torch.Generator,
     ) -> ProtocolResult:
         """Draws samples of a machine under conditions.
@@ -109,28 +109,28 @@ class Protocol:
             machine: The machine.
             conditions: One row a condition, shape (C, n_c): bits of the held partition, or c of the machine. Equal rows
                 are best joined first (:func:`~calo4pqvae.annealer.requests.group_requests`).
-            n_per_condition: Samples of each.
+            n_per_condition: Samples of each condition: one number for all, or one a condition, shape (C,).
             generator: Source of randomness of everything classical, on the machine's device.
 
         Raises:
             AnnealerError: If an estimate or a condition fails, or the annealer refuses.
         """
-        if n_per_condition < 1:
-            raise AnnealerError(f"{n_per_condition} samples of a condition make no work; ask for one or more")
+        rows = np.asarray(conditions, dtype=np.float64)
+        counts = _counts(n_per_condition, len(rows))
         run = ProtocolRun(
             annealer,
             machine,
-            np.asarray(conditions, dtype=np.float64),
+            rows,
             self.conditioning,
             generator,
             self.options,
             self.reference_chains,
             self.reference_sweeps,
         )
-        self._draw(run, n_per_condition)
+        self._draw(run, counts)
         return run.finish(self.name, self.correction, self.polish_sweeps)
 
-    def _draw(self, run: ProtocolRun, n_per_condition: int) -> None:
+    def _draw(self, run: ProtocolRun, counts: Sequence[int]) -> None:
         raise NotImplementedError
 
     def _first_beta(self, annealer: Annealer) -> float:
@@ -186,10 +186,9 @@ class BeforeEach(_ByEnergy):
 
     name: ClassVar[str] = "before-each"
 
-    def _draw(self, run: ProtocolRun, n_per_condition: int) -> None:
+    def _draw(self, run: ProtocolRun, counts: Sequence[int]) -> None:
         beta, size = self._first_beta(run.annealer), self._reads_per_call(run)
-        for index in range(len(run.conditions)):
-            missing = n_per_condition
+        for index, missing in enumerate(counts):
             while missing:
                 beta, estimate = self._estimate(run, index, beta)
                 run.fill(index, beta, min(size, missing), size, estimate)
@@ -207,11 +206,10 @@ class Once(_ByEnergy):
     name: ClassVar[str] = "once"
     wait_s: float = 0.0
 
-    def _draw(self, run: ProtocolRun, n_per_condition: int) -> None:
+    def _draw(self, run: ProtocolRun, counts: Sequence[int]) -> None:
         beta, estimate = self._estimate_once(run)
         size = self._reads_per_call(run)
-        for index in range(len(run.conditions)):
-            missing = n_per_condition
+        for index, missing in enumerate(counts):
             while missing:
                 if self.wait_s:
                     run.annealer.wait(self.wait_s)
@@ -266,7 +264,7 @@ class SameReads(Protocol):
 
     Args:
         least_reads: Least reads of a programming; if fewer are wanted, the others serve the estimate alone.
-        redo_beyond: Distance of ln r from zero beyond which reads are given up and programmed again.
+        redo_beyond: Distance of ln r from zero, less two errors, beyond which reads are given up and programmed again.
         max_redos: Times that this may happen under a condition.
     """
 
@@ -277,16 +275,16 @@ class SameReads(Protocol):
     redo_beyond: float = 0.1
     max_redos: int = 3
 
-    def _draw(self, run: ProtocolRun, n_per_condition: int) -> None:
+    def _draw(self, run: ProtocolRun, counts: Sequence[int]) -> None:
         beta, size = self._first_beta(run.annealer), self._reads_per_call(run)
-        for index in range(len(run.conditions)):
-            missing, n_redos, n_empty = n_per_condition, 0, 0
+        for index, missing in enumerate(counts):
+            n_redos, n_empty = 0, 0
             while missing:
                 wanted = min(size, missing)
                 imposed, reads = run.read(index, beta, max(wanted, self.least_reads), self.name)
                 estimate = maximum_pseudo_likelihood(reads, imposed.held, seed=run.seed())
                 beta = estimate.value
-                if _is_far(beta, imposed, self.redo_beyond) and n_redos < self.max_redos:
+                if _is_far(beta, estimate.error, imposed, self.redo_beyond) and n_redos < self.max_redos:
                     n_redos += 1
                     continue
                 n_kept = run.keep(index, imposed, reads, estimate, (beta, estimate.error), wanted)
@@ -303,7 +301,7 @@ class Tracked(Protocol):
         drift: Relative change of beta from one programming to the next (assumed).
         least_reads: Reads that are gathered, over programmings if need be, for one estimate; the first programming
             takes as many at least.
-        redo_beyond: Distance of ln r from zero beyond which reads are given up and programmed again.
+        redo_beyond: Distance of ln r from zero, less two errors, beyond which reads are given up and programmed again.
         max_redos: Times that this may happen under a condition.
     """
 
@@ -316,12 +314,12 @@ class Tracked(Protocol):
     redo_beyond: float = 0.1
     max_redos: int = 3
 
-    def _draw(self, run: ProtocolRun, n_per_condition: int) -> None:
+    def _draw(self, run: ProtocolRun, counts: Sequence[int]) -> None:
         running = RunningBeta.start(self._first_beta(run.annealer), self.start_error, self.drift)
         size = self._reads_per_call(run)
         window: list[Reads] = []
-        for index in range(len(run.conditions)):
-            missing, n_redos, n_empty = n_per_condition, 0, 0
+        for index, missing in enumerate(counts):
+            n_redos, n_empty = 0, 0
             while missing:
                 running = running.predict()
                 wanted = min(size, missing)
@@ -333,7 +331,7 @@ class Tracked(Protocol):
                     estimate = maximum_pseudo_likelihood(window, imposed.held, seed=run.seed())
                     running = running.update(estimate)
                     window.clear()
-                if _is_far(running.value, imposed, self.redo_beyond) and n_redos < self.max_redos:
+                if _is_far(running.value, running.error, imposed, self.redo_beyond) and n_redos < self.max_redos:
                     n_redos += 1
                     continue
                 n_kept = run.keep(index, imposed, reads, estimate, (running.value, running.error), wanted)
@@ -341,9 +339,25 @@ class Tracked(Protocol):
                 missing -= n_kept
 
 
-def _is_far(beta: float, imposed: Conditioned, limit: float) -> bool:
-    """Whether reads were drawn too far from inverse temperature one."""
-    return abs(math.log(beta / imposed.problem.beta)) > limit
+def _counts(n_per_condition: ArrayLike, n_conditions: int) -> list[int]:
+    """Samples of every condition.
+
+    Raises:
+        AnnealerError: If they are not whole numbers of one or more, one for all or one each.
+    """
+    numbers = np.asarray(n_per_condition)
+    if numbers.dtype.kind not in "iu" or numbers.shape not in ((), (n_conditions,)) or (numbers < 1).any():
+        raise AnnealerError(
+            f"{n_per_condition!r} samples for {n_conditions} conditions make no work; give one whole number of 1 or "
+            "more, or one a condition"
+        )
+    counts: list[int] = np.broadcast_to(numbers, n_conditions).tolist()
+    return counts
+
+
+def _is_far(beta: float, error: float, imposed: Conditioned, limit: float) -> bool:
+    """Whether reads were surely drawn too far from inverse temperature one: by the limit and two errors."""
+    return abs(math.log(beta / imposed.problem.beta)) > limit + 2 * error / beta
 
 
 def _still_empty(index: int, n_kept: int, n_empty: int) -> int:

@@ -11,10 +11,10 @@ reads n and spins i, which is concave; Newton steps are made in :math:`\ln \beta
 one programming is enough. Problems with different fields, as those of several conditions, enter one estimate.
 
 **Errors.** Spins of one read are coupled, so that the curvature of L is no more than a guide. Reads are independent:
-the quoted error is that of a bootstrap which draws as many reads as there are. The refit of every replica uses the
-score of each read to second order in the shift of beta, which is exact for all purposes while the shift is small and
-costs no further pass over the spins. Fewer reads than 20 cannot be resampled; then the curvature is quoted, and
-:attr:`BetaEstimate.error_source` says so.
+the quoted error is that of a bootstrap which draws as many reads as there are. Every replica is refitted: the score of
+each read is taken at five values of ln beta over 3.5 errors to either side, and the root of their quartic is found for
+each replica, which costs five passes over the spins however many replicas there are. Fewer reads than 20 cannot be
+resampled; then the curvature is quoted, and :attr:`BetaEstimate.error_source` says so.
 
 **Clamped qubits** are held by something that is not in the problem (or by a field that freezes them); they must be
 excluded, which ``held`` does. Their values as read still act on their neighbours.
@@ -64,6 +64,9 @@ _LEAST_READS = 20  # from which reads are resampled
 _MAX_STEPS = 100
 _TOLERANCE = 1e-6  # of ln beta
 _LONGEST_STEP = 1.5  # of ln beta
+_NODES = 5  # values of beta at which the bootstrap takes scores
+_WINDOW = 3.5  # errors to either side over which they lie
+_REFIT_STEPS = 8  # Newton steps of a refit
 
 
 @dataclass(frozen=True)
@@ -315,12 +318,15 @@ def _estimate(
 ) -> BetaEstimate:
     programmed = _programmed(batches)
     beta, n_steps = _newton(odds, programmed)
-    slopes = _slopes(odds, beta)
-    curvature_error = 1 / math.sqrt(-slopes[:, 1].sum())
+    score, curvature = _slopes(odds, beta)
+    curvature_error = 1 / math.sqrt(-curvature.sum())
     is_resampled = len(odds) >= _LEAST_READS
+    error = curvature_error
+    if is_resampled:
+        error = _bootstrap(odds, beta, math.sqrt((score**2).sum()) / -curvature.sum(), n_bootstrap, seed)
     return BetaEstimate(
         value=beta,
-        error=_bootstrap(slopes, n_bootstrap, seed) if is_resampled else curvature_error,
+        error=error,
         error_source="bootstrap" if is_resampled else "curvature",
         n_reads=len(odds),
         n_programmings=len(batches),
@@ -366,26 +372,44 @@ def _newton(odds: Tensor, start: float) -> tuple[float, int]:
     raise AnnealerError(f"beta did not settle in {_MAX_STEPS} steps; take more reads")
 
 
-def _slopes(odds: Tensor, beta: float) -> FloatArray:
-    """First three derivatives of the log pseudo-likelihood of every read at beta, shape (reads, 3)."""
+def _slopes(odds: Tensor, beta: float) -> tuple[FloatArray, FloatArray]:
+    """First two derivatives of the log pseudo-likelihood of every read at beta, both (reads,)."""
     wrong = torch.sigmoid(odds * -beta)
     first = odds * wrong
     second = first * odds * (wrong - 1)
-    third = second * odds * (2 * wrong - 1)
-    return np.stack([part.sum(dim=1).double().numpy() for part in (first, second, third)], axis=1)
+    return first.sum(dim=1).double().numpy(), second.sum(dim=1).double().numpy()
 
 
-def _bootstrap(slopes: FloatArray, n_bootstrap: int, seed: int) -> float:
-    """Standard deviation of beta over replicas of as many reads as there are."""
+def _bootstrap(odds: Tensor, beta: float, error: float, n_bootstrap: int, seed: int) -> float:
+    """Standard deviation of beta over refits to replicas of as many reads as there are.
+
+    Args:
+        odds: Log odds at unit beta (reads, free).
+        beta: The estimate.
+        error: About its standard error, for the range in which refits are looked for.
+        n_bootstrap: Replicas.
+        seed: Of the replicas.
+    """
     if n_bootstrap < 2:
         raise AnnealerError(f"{n_bootstrap} replicas give no error; ask for two or more")
-    n_reads = len(slopes)
+    n_reads = len(odds)
     counts = np.random.default_rng(seed).multinomial(n_reads, np.full(n_reads, 1 / n_reads), n_bootstrap)
-    score, curvature, bend = (counts @ slopes).T
-    shift = np.zeros(n_bootstrap)
-    for _ in range(5):  # Newton for the root of a parabola near zero
-        shift -= (score + curvature * shift + bend * shift**2 / 2) / (curvature + bend * shift)
-    return float(shift.std(ddof=1))
+    width = min(_WINDOW * error / beta, _LONGEST_STEP)
+    nodes = np.cos(np.pi * np.arange(_NODES) / (_NODES - 1))  # Chebyshev's, of shifts of ln beta in units of the width
+    scores = np.stack([_score_at(odds, beta * math.exp(width * node)) for node in nodes], axis=1)
+    quartics = np.linalg.solve(np.vander(nodes, increasing=True), (counts @ scores).T)
+    shifts = np.zeros(n_bootstrap)
+    for _ in range(_REFIT_STEPS):
+        powers = shifts ** np.arange(_NODES)[:, None]
+        slope = (np.arange(1, _NODES)[:, None] * quartics[1:] * powers[:-1]).sum(axis=0)
+        shifts = np.clip(shifts - (quartics * powers).sum(axis=0) / slope, -1.5, 1.5)
+    return float((beta * np.exp(width * shifts)).std(ddof=1))
+
+
+def _score_at(odds: Tensor, beta: float) -> FloatArray:
+    """Score of every read at beta, shape (reads,)."""
+    scores: FloatArray = torch.sigmoid(odds * -beta).mul_(odds).sum(dim=1).double().numpy()
+    return scores
 
 
 def _misfit(odds: Tensor, spins: Tensor, beta: float) -> float:

@@ -32,6 +32,7 @@ from calo4pqvae.seeds import derive_seed
 from calo4pqvae.showers.geometry import Geometry
 
 __all__ = [
+    "FEWEST_ROWS",
     "CorrelationDistance",
     "bit_correlation_distance",
     "correlation_distance",
@@ -43,7 +44,8 @@ FloatArray = NDArray[np.float64]
 SinglesArray = NDArray[np.float32]
 
 _N_BLOCKS = 10
-_LEAST_SHOWERS = 4 * _N_BLOCKS
+FEWEST_ROWS = 4 * _N_BLOCKS
+"""Rows that correlations need."""
 _CHUNK = 500
 _STRIPE_ELEMENTS = 1_000_000
 _ROUND_OFF = 1e-6  # of the mean, below which the spread of a column is rounding
@@ -271,9 +273,9 @@ def _singles(name: str, sample: ArrayLike) -> SinglesArray | FloatArray:
     values = np.asarray(sample)
     if values.dtype != np.float32:
         values = values.astype(np.float64)
-    if values.ndim != 2 or values.shape[1] < 2 or len(values) < _LEAST_SHOWERS:
+    if values.ndim != 2 or values.shape[1] < 2 or len(values) < FEWEST_ROWS:
         raise DataError(
-            f"the {name} sample has the shape {values.shape}; correlations need at least {_LEAST_SHOWERS} rows "
+            f"the {name} sample has the shape {values.shape}; correlations need at least {FEWEST_ROWS} rows "
             "and 2 columns"
         )
     if not np.isfinite(values).all():

@@ -40,6 +40,7 @@ from scipy.optimize import curve_fit
 
 from calo4pqvae.errors import ConfigError, DataError
 from calo4pqvae.evaluation.sample_pairs import checked_pair, scaled_pair
+from calo4pqvae.evaluation.workers import in_threads
 from calo4pqvae.seeds import derive_seed
 
 __all__ = [
@@ -222,7 +223,6 @@ class _Sample:
     def __init__(self, values: FloatArray) -> None:
         self.centre = values.mean(axis=0)
         self._values = values - self.centre
-        self._block = np.empty((_CACHED_ROWS, values.shape[1]))
 
     def __len__(self) -> int:
         return len(self._values)
@@ -232,9 +232,10 @@ class _Sample:
         drawn = np.flatnonzero(counts)
         width = self._values.shape[1]
         first, second = np.zeros(width), np.zeros((width, width))
+        buffer = np.empty((min(_CACHED_ROWS, len(drawn)), width))
         for start in range(0, len(drawn), _CACHED_ROWS):
             rows = drawn[start : start + _CACHED_ROWS]
-            block = self._block[: len(rows)]
+            block = buffer[: len(rows)]
             root = np.sqrt(counts[rows])
             np.take(self._values, rows, axis=0, out=block, mode="clip")
             block *= root[:, None]
@@ -242,9 +243,9 @@ class _Sample:
             second += block.T @ block
         return _Moments(int(counts.sum()), first, second)
 
-    def batch(self, size: int, generator: np.random.Generator) -> _Moments:
-        """Moments of ``size`` rows drawn with replacement."""
-        return self.counted(np.bincount(generator.choice(len(self), size=size), minlength=len(self)))
+    def drawn(self, size: int, generator: np.random.Generator) -> NDArray[np.int64]:
+        """How often each row is among ``size`` rows drawn with replacement, (N,)."""
+        return np.bincount(generator.choice(len(self), size=size), minlength=len(self))
 
 
 def frechet_distance(mean1: ArrayLike, covariance1: ArrayLike, mean2: ArrayLike, covariance2: ArrayLike) -> float:
@@ -293,12 +294,16 @@ def fpd(
     shift = first.centre - second.centre
     sizes = settings.batch_sizes
     generator = np.random.default_rng(seed)
+
+    def between(counts: tuple[NDArray[np.int64], NDArray[np.int64]]) -> float:
+        return _distance(first.counted(counts[0]), second.counted(counts[1]), shift)
+
     distances = [
         np.mean(
-            [
-                _distance(first.batch(size, generator), second.batch(size, generator), shift)
-                for _ in range(settings.num_batches)
-            ]
+            in_threads(
+                between,
+                [(first.drawn(size, generator), second.drawn(size, generator)) for _ in range(settings.num_batches)],
+            )
         )
         for size in sizes
     ]
@@ -375,17 +380,15 @@ def _jackknife_error(first: _Sample, second: _Sample, shift: FloatArray, seed: i
         return float("nan")
     groups = [_groups(sample, derive_seed(seed, "jackknife", k)) for k, sample in enumerate((first, second))]
     whole = [_total(parts) for parts in groups]
-    left_out = (
-        np.array([_distance(whole[0] - part, whole[1], shift) for part in groups[0]]),
-        np.array([_distance(whole[0], whole[1] - part, shift) for part in groups[1]]),
-    )
+    pairs = ([(whole[0] - part, whole[1]) for part in groups[0]], [(whole[0], whole[1] - part) for part in groups[1]])
+    left_out = (in_threads(lambda pair: _distance(*pair, shift), some) for some in pairs)
     return float(np.sqrt(sum((len(values) - 1) * np.var(values) for values in left_out)))
 
 
 def _groups(sample: _Sample, seed: int) -> list[_Moments]:
     """Moments of random disjoint groups of the rows."""
     labels = np.random.default_rng(seed).permutation(len(sample)) % min(_JACKKNIFE_GROUPS, len(sample))
-    return [sample.counted((labels == group).astype(np.int64)) for group in range(labels.max() + 1)]
+    return in_threads(lambda group: sample.counted((labels == group).astype(np.int64)), range(labels.max() + 1))
 
 
 def _total(parts: list[_Moments]) -> _Moments:

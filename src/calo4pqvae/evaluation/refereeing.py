@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from calo4pqvae.evaluation.classifiers import ClassifierResult
 from calo4pqvae.evaluation.correlation_distance import (
@@ -217,8 +216,7 @@ class _Bench:
         }
         for key, (distance, chosen) in measures.items():
             compute = self._distances.setdefault((key, chosen, kind), _Remembered(distance))
-            threads = 1 if key == "fpd" else None  # many small products: threads of BLAS cost more than they give
-            with self.clock.step(f"{key.upper()}{label}: {name}"), threadpool_limits(limits=threads, user_api="blas"):
+            with self.clock.step(f"{key.upper()}{label}: {name}"):
                 whole: FrechetResult | KernelResult = compute(reference=pair[0], generated=pair[1])
                 parts = floor_and_value(compute, reference=pair[0], generated=pair[1], seed=self.settings.seed)
             sampling = getattr(whole, "error_sampling", float("nan"))

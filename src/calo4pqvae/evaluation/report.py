@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from calo4pqvae.atomic import write_json, write_text
 from calo4pqvae.evaluation import displays, plots
+from calo4pqvae.evaluation.correlation_distance import FEWEST_ROWS, CorrelationDistance, bit_correlation_distance
 from calo4pqvae.evaluation.displays import ExampleShower
 from calo4pqvae.evaluation.features import ShowerFeatures
 from calo4pqvae.evaluation.metrics import Splits
@@ -35,6 +36,8 @@ class ReportExtras:
         examples: Single showers to draw, by the name of their sample; similar incident energies are best.
         training_rows: Lines of the training log.
         latent_energies: Energies of latent states by name, for example "encoded" and "sampled".
+        latent_bits: Latent bits (N, K) by source, those of encoded showers first.
+        latent_seed: Seed of what is computed from them.
         provenance: Versions, seeds, command, configuration; nested mappings are shown row by row.
         sections: Further sections, shown after the built-in ones and before the provenance.
         leading: Sections that are shown before the built-in ones.
@@ -45,6 +48,8 @@ class ReportExtras:
     examples: Mapping[str, ExampleShower] = field(default_factory=dict)
     training_rows: Sequence[Mapping[str, object]] = ()
     latent_energies: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    latent_bits: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    latent_seed: int = 0
     provenance: Mapping[str, object] = field(default_factory=dict)
     sections: Sequence[Section] = ()
     leading: Sequence[Section] = ()
@@ -270,11 +275,48 @@ def _training_sections(extras: ReportExtras) -> list[Section]:
         )
     if extras.training_rows:
         figures.append((displays.training_curves(extras.training_rows), "The training log."))
-    data = {
+    data: dict[str, object] = {
         name: {"mean": float(np.mean(energies)), "std": float(np.std(energies)), "n": int(np.size(energies))}
         for name, energies in extras.latent_energies.items()
     }
-    return [Section("training", "Training and latent energies", _figures(figures), data)] if figures else []
+    correlations = _latent_correlations(extras)
+    if correlations:
+        data["correlations of latent bits"] = {name: found.to_dict() for name, found in correlations.items()}
+    body = _latent_table(correlations) + _figures(figures)
+    return [Section("training", "Training and latent energies", body, data)] if body else []
+
+
+def _latent_correlations(extras: ReportExtras) -> dict[str, CorrelationDistance]:
+    """Distances of the bits of every source from those of encoded showers."""
+    sources = list(extras.latent_bits.items())
+    if not sources or len(sources[0][1]) < FEWEST_ROWS:
+        return {}
+    return {name: bit_correlation_distance(sources[0][1], bits, seed=extras.latent_seed) for name, bits in sources[1:]}
+
+
+def _latent_table(correlations: Mapping[str, CorrelationDistance]) -> str:
+    """How far the correlations of the priors' bits are from those of encoded showers."""
+    if not correlations:
+        return ""
+    rows = [
+        {
+            "latent bits": name,
+            "distance of correlations": str(found.distance),
+            "a pair": str(found.per_pair),
+            "halves": _floor_text(found.matched, ".2f"),
+            "encoded halves": _floor_text(found.floor, ".2f"),
+        }
+        for name, found in correlations.items()
+    ]
+    n, columns = next((found.distance.n, found.n_columns) for found in correlations.values())
+    text = (
+        f"Frobenius distance between the correlation matrices of {columns} latent bits, against those of {n:,} encoded "
+        "held-out showers at the same incident energies, and its root mean square over pairs of bits. Between halves: "
+        "of each source against encoded showers, and what encoded showers show against themselves (84 % quantile in "
+        "brackets). Bits of one region of the chip follow the incident energy, so that even independent bits are "
+        "correlated."
+    )
+    return paragraph(text) + table_html(rows)
 
 
 def _provenance_section(scores: Scores, extras: ReportExtras) -> Section:

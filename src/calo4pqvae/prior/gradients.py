@@ -35,6 +35,13 @@ and :math:`\partial_{b_i} E = -z_i` that is
     \delta W_{ij} = \Delta[z_i z_j] + \mathrm{Cov}_m(E, z_i z_j), \qquad
     \delta b_i = \Delta[z_i] + \mathrm{Cov}_m(E, z_i) .
 
+Over several conditions c (or clamped values) the law is that of the bits at one condition, and the covariance is the
+mean over conditions of the one at each. It is taken from twins, two independent samples z, z' at the same condition:
+
+.. math::
+    \mathrm{Cov}_m(E, \partial_\theta E \mid c)
+    = \tfrac12 \langle (E(z) - E(z'))\,(\partial_\theta E(z) - \partial_\theta E(z')) \rangle .
+
 It climbs the likelihood where :math:`\epsilon = \mathrm{Cov}_m(E, \partial_\theta E) / \langle \partial_\theta E
 \rangle_m` vanishes, which it does in proportion to :math:`\beta` at high temperature and nowhere else: it does not
 stand still at a machine that has learned its data. It is there to be compared with. (A program that holds its samples
@@ -74,6 +81,7 @@ __all__ = [
     "energy_covariance",
     "mean_energy_gradient",
     "mean_field_gradient",
+    "twin_covariance",
 ]
 
 GradientForm = Literal["plain", "centred", "mean-energy", "mean-field"]
@@ -184,17 +192,49 @@ def energy_covariance(machine: BoltzmannMachine, states: Tensor, weights: Tensor
     return Moments(centred.sum(dim=0), pair_sums(centred, values, machine.neighbours))
 
 
+@torch.no_grad()
+def twin_covariance(
+    machine: BoltzmannMachine, states: Tensor, twins: Tensor, condition: Tensor | None = None
+) -> Moments:
+    r"""Covariances of the energy at fixed conditions, from pairs of independent states; formula in the module's text.
+
+    Args:
+        machine: The machine.
+        states: Bits (B, N).
+        twins: Bits (B, N), each drawn at the clamped values and the condition of its partner.
+        condition: Conditions (B, n_c), if the machine has a condition.
+
+    Returns:
+        Covariances with z_i (N,), with z_i z_j (M,), and with c_a z_i (n_c, N) if there is a condition.
+
+    Raises:
+        PriorError: If a shape does not fit.
+    """
+    halves = (machine.energy(states, condition) - machine.energy(twins, condition)) / (2 * len(states))
+    ours, theirs = states.to(halves), twins.to(halves)
+    first = halves @ (ours - theirs)
+    neighbours = machine.neighbours
+    second = pair_sums(halves[:, None] * ours, ours, neighbours) - pair_sums(
+        halves[:, None] * theirs, theirs, neighbours
+    )
+    if machine.condition_weights is None or condition is None:
+        return Moments(first, second)
+    return Moments(first, second, (halves[:, None] * condition.to(halves)).t() @ (ours - theirs))
+
+
 def mean_energy_gradient(data: Moments, model: Moments, covariance: Moments) -> Gradient:
     r"""The direction :math:`-\partial_\theta (\langle E \rangle_d - \langle E \rangle_m)`, the law differentiated too.
 
     Args:
         data: Moments of the data.
         model: Moments of the model's samples.
-        covariance: :func:`energy_covariance` of the model's samples.
+        covariance: :func:`energy_covariance` of the model's samples, or :func:`twin_covariance` over conditions.
     """
+    weights = _difference(data.cross, model.cross)
     return Gradient(
         data.first - model.first + covariance.first,
         data.second - model.second + covariance.second,
+        weights if weights is None or covariance.cross is None else weights + covariance.cross,
     )
 
 

@@ -41,6 +41,7 @@ from calo4pqvae.prior.gradients import (
     energy_covariance,
     mean_energy_gradient,
     mean_field_gradient,
+    twin_covariance,
 )
 from calo4pqvae.prior.hidden import HiddenBits, drawn, partition_means
 from calo4pqvae.prior.machine import BoltzmannMachine, Moments
@@ -204,14 +205,19 @@ class PriorLearner:
             self.hidden = HiddenBits.of(machine.topology, hidden, settings.n_sweeps, machine.device)
             if (hidden & self.clamped).any():
                 raise ConfigError("a bit cannot be both clamped and hidden; clamp visible bits only")
-        if settings.gradient == "mean-energy" and (machine.n_condition or self.clamped.any() or hidden is not None):
-            raise ConfigError(
-                "the mean-energy gradient is that of one law: use another with a condition, clamped or hidden bits"
-            )
+        self._is_conditional = bool(machine.n_condition or self.clamped.any())
+        if settings.gradient == "mean-energy":
+            if hidden is not None:
+                raise ConfigError("the mean-energy gradient is that of one law: use another with hidden bits")
+            if self._is_conditional and settings.method != "pcd":
+                raise ConfigError(
+                    "the mean-energy gradient at given conditions needs twins of persistent chains: use method 'pcd'"
+                )
         self.n_steps = n_steps
         self.n_done = 0
         self.n_sweeps = settings.n_sweeps
         self.chains: PersistentChains | TemperedChains | None = None
+        self.twins: PersistentChains | None = None
         self.offsets: Offsets | None = None
         self.sampler = sampler or BlockGibbsSampler(machine)
         self._reduce = reduce
@@ -236,7 +242,7 @@ class PriorLearner:
         model = self._shared(machine.sufficient_statistics(self._smooth(samples, sample_condition), sample_condition))
         offsets = self.offsets or Offsets(data.first, data.condition)
         self.offsets = offsets.moved(data, self.settings.offset_rate)
-        gradient = self._direction(data, model, samples)
+        gradient = self._direction(data, model, samples, sample_condition)
         report = StepReport(
             step=self.n_done + 1,
             energy_data=_mean_energy(machine, data),
@@ -269,6 +275,8 @@ class PriorLearner:
             tensors["n_sweeps"] = torch.tensor(self.n_sweeps)
         if self.chains is not None:
             tensors |= {f"chains.{name}": tensor for name, tensor in self.chains.to_tensors().items()}
+        if self.twins is not None:
+            tensors |= {f"twins.{name}": tensor for name, tensor in self.twins.to_tensors().items()}
         for index, entries in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value.cpu().clone() for name, value in entries.items()}
         return tensors
@@ -292,6 +300,8 @@ class PriorLearner:
             self.generator.set_state(tensors["generator"].cpu())
             kind = TemperedChains if self.settings.method == "pt" else PersistentChains
             self.chains = kind.from_tensors(chains, device) if chains else None
+            twins = _inner(tensors, "twins.")
+            self.twins = PersistentChains.from_tensors(twins, device) if twins else None
             if self.settings.sweeps_growth is not None:
                 self.n_sweeps = int(tensors["n_sweeps"])
             self.offsets = None
@@ -325,12 +335,15 @@ class PriorLearner:
         if self.settings.method == "cd":
             start = events()
             return self.sampler.sample(start, self.n_sweeps, self.generator, self.clamped, condition), condition
-        chains = self.chains
+        chains, n_new = self.chains, 0
         if chains is None:
             chains = self._started(events(), condition)
         elif self.clamped.any() or condition is not None:
             n_new = round(self.settings.refresh * self.settings.n_chains)
             chains = chains.refresh(events(), condition, n_new, self.generator)
+        if self.settings.gradient == "mean-energy" and self._is_conditional and isinstance(chains, PersistentChains):
+            twins = chains if self.twins is None else self.twins.following(chains, n_new)
+            self.twins = twins.advanced(self.sampler, self.n_sweeps, self.generator, self.clamped)
         self.chains = chains.advanced(self.sampler, self.n_sweeps, self.generator, self.clamped)
         return self.chains.state, self.chains.condition
 
@@ -348,13 +361,17 @@ class PriorLearner:
         last = self.machine.topology.n_partitions - 1
         return partition_means(self.machine, samples.states, last, condition, self._held)
 
-    def _direction(self, data: Moments, model: Moments, samples: GibbsState) -> Gradient:
+    def _direction(self, data: Moments, model: Moments, samples: GibbsState, condition: Tensor | None) -> Gradient:
         machine, form = self.machine, self.settings.gradient
         if form == "mean-field":
             gradient = mean_field_gradient(data, model, machine.neighbours)
         elif form == "mean-energy":
-            covariance = self._shared(energy_covariance(machine, samples.states))
-            gradient = mean_energy_gradient(data, model, covariance)
+            covariance = (
+                energy_covariance(machine, samples.states)
+                if self.twins is None
+                else twin_covariance(machine, samples.states, self.twins.state.states, condition)
+            )
+            gradient = mean_energy_gradient(data, model, self._shared(covariance))
         else:
             gradient = contrastive_gradient(data, model, machine.neighbours, form, self.offsets)
         return gradient.hold(self._held, machine.neighbours.ends) if self.clamped.any() else gradient

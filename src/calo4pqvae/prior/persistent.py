@@ -72,6 +72,18 @@ class PersistentChains:
             own = own.index_copy(0, rows, condition[picks])
         return PersistentChains(GibbsState(states), own, (self.oldest + n_new) % n_chains)
 
+    def following(self, other: "PersistentChains", n_new: int) -> "PersistentChains":
+        """These chains as twins of others: the last ``n_new`` that the others restarted restart at the same events.
+
+        Args:
+            other: Chains that were just refreshed; until then each had the event of its twin.
+            n_new: How many were restarted.
+        """
+        states = other.state.states
+        rows = (other.oldest - n_new + torch.arange(n_new, device=states.device)) % other.state.n_chains
+        own = self.state.states.index_copy(0, rows, states[rows])
+        return PersistentChains(GibbsState(own), other.condition, other.oldest)
+
     def advanced(
         self, sampler: BlockGibbsSampler, n_sweeps: int, generator: torch.Generator, clamped: NDArray[np.bool_]
     ) -> "PersistentChains":

@@ -5,8 +5,8 @@ With all states v of one side as rows and all states h of the other as columns,
 .. math:: E_{vh} = -a \cdot v - b \cdot h - v^T W h, \qquad P_{vh} = e^{-\beta E_{vh}} / Z_\beta ,
 
 and every mean of a product over a coupler is a product of three small matrices: :math:`\langle v\,g(E)\,h^T\rangle =
-V^T (P \circ g(E)) H` with the states as rows of V and H. Ten bits on a side give :math:`2^{20}` states in some hundredths
-of a second, so that many machines can be averaged over; for any other graph there is
+V^T (P \circ g(E)) H` with the states as rows of V and H. Ten bits on a side give :math:`2^{20}` states in some
+hundredths of a second, so that many machines can be averaged over; for any other graph there is
 :func:`~calo4pqvae.prior.exact.enumerate_machine`.
 
 Block Gibbs forgets one side in every half sweep. What it remembers is the chain on the other side alone,
@@ -14,7 +14,8 @@ Block Gibbs forgets one side in every half sweep. What it remembers is the chain
 .. math:: T(v, v') = \sum_h p(h | v)\, p(v' | h), \qquad \tau = -1 / \ln \lambda_2 ,
 
 which is reversible with respect to :math:`p(v)`: its second eigenvalue is that of the whole sweep and gives the exact
-relaxation time of the machine.
+relaxation time of the machine. The law of chains that are k sweeps away from fair coins is a product of the same two
+conditional laws, so that what is missing after k sweeps is known as well.
 """
 
 import math
@@ -118,9 +119,37 @@ class BipartiteTable:
         """Means of all bits, then of the products over all couplers row by row, shape (n_v + n_h + n_v n_h,)."""
         return self._sums(self.probabilities)
 
-    def energy_covariances(self) -> FloatArray:
-        """Covariances of E with all bits and with the products over all couplers, in the order of :meth:`means`."""
-        return self._sums(self.probabilities * (self.energies - self.energy_mean))
+    def energy_covariances(self, law: FloatArray | None = None) -> FloatArray:
+        """Covariances of E with all bits and with the products over all couplers, in the order of :meth:`means`.
+
+        Args:
+            law: Probability of every state (2 ** n_v, 2 ** n_h), such as :meth:`after`; the machine's own if None.
+        """
+        weights = self.probabilities if law is None else law
+        centred = self.energies - float((weights * self.energies).sum())
+        return self._sums(weights * centred)
+
+    def after(self, n_sweeps: int) -> FloatArray:
+        """Law (2 ** n_v, 2 ** n_h) of chains of block Gibbs that have made some sweeps from fair coins.
+
+        Args:
+            n_sweeps: Sweeps, the first side drawn first.
+
+        Raises:
+            PriorError: If the number is negative.
+        """
+        if n_sweeps < 0:
+            raise PriorError(f"{n_sweeps} sweeps cannot be made; ask for 0 or more")
+        n_left, n_right = self.probabilities.shape
+        if n_sweeps == 0:
+            return np.full((n_left, n_right), 1 / (n_left * n_right))
+        given_left = self.probabilities / self.probabilities.sum(axis=1, keepdims=True)
+        given_right = self.probabilities / self.probabilities.sum(axis=0)
+        right = np.full(n_right, 1 / n_right)
+        for _ in range(n_sweeps):
+            left = given_right @ right
+            right = left @ given_left
+        return np.asarray(left[:, None] * given_left)
 
     @cached_property
     def relaxation_time(self) -> float:

@@ -8,10 +8,10 @@ Take :math:`-\langle \beta E \rangle` for :math:`\ln Z` and differentiate all of
     \epsilon_\theta = \beta\, \frac{\langle E\, \partial_\theta E \rangle - \langle E \rangle \langle \partial_\theta E
     \rangle}{\langle \partial_\theta E \rangle} ,
 
-so that :math:`\epsilon` is, with its sign, the size of the second term relative to the first, which is the exact
-gradient. With :math:`\partial_{W_{ij}} E = -z_i z_j` and :math:`\partial_{b_i} E = -z_i` it is
-:math:`\beta\,\mathrm{Cov}(E, x) / \langle x \rangle` of the statistic x that belongs to the parameter. At high
-temperature the bits are fair coins and the covariance a polynomial in the parameters,
+so that the second term is :math:`-\epsilon` times the first, which is the exact gradient. With :math:`\partial_{W_{ij}}
+E = -z_i z_j` and :math:`\partial_{b_i} E = -z_i` it is :math:`\beta\,\mathrm{Cov}(E, x) / \langle x \rangle` of the
+statistic x that belongs to the parameter. At high temperature the bits are fair coins and the covariance a polynomial in
+the parameters,
 
 .. math::
     \frac{\epsilon_{b_i}}{\beta} \to -\frac{b_i}{2} - \frac{1}{4} \sum_{j \sim i} W_{ij}, \qquad
@@ -20,11 +20,11 @@ temperature the bits are fair coins and the covariance a polynomial in the param
 
 :math:`\epsilon` vanishes in proportion to :math:`\beta`.
 
-**Denominators near zero.** :math:`\langle x \rangle` is a probability and may be as small as one likes, so that ratios
-estimated from samples have heavy tails. A ratio counts only if its denominator is larger than a number of its standard
-errors; the share of those left out is told. Without any ratio of single parameters, the lengths of the two terms are
-compared, :math:`\beta \lVert \mathrm{Cov} \rVert / \lVert \langle x \rangle \rVert`, with the variance that noise adds to
-squares taken off.
+**Denominators near zero.** :math:`\langle x \rangle` is a probability and may be as small as one likes, so that
+ratios estimated from samples have heavy tails. A ratio counts only if its denominator is larger than a number of its
+standard errors; the share of those left out is told. Without any ratio of single parameters, the lengths of the two
+terms are compared, :math:`\beta \lVert \mathrm{Cov} \rVert / \lVert \langle x \rangle \rVert`, with the variance that
+noise adds to squares taken off.
 
 Errors are those of a bootstrap over states, which must be independent (the ends of independent chains); under several
 conditions the covariance is that within each condition, averaged over them, and the bootstrap draws within each.
@@ -217,7 +217,7 @@ def sampled_epsilon(
         states.to(machine.device), _energies(machine, states, condition), labels, sizes, machine.neighbours, beta
     )
     covariance, mean = sample.terms(np.ones(len(states)))
-    mean_error = np.sqrt(mean * (1 - mean) / len(states))
+    mean_error = np.sqrt((mean * (1 - mean)).clip(0) / len(states))
     kept = (mean > significance * mean_error) & (mean > 0)
     inside = {name: places[kept[places]] for name, places in groups.items()}
     spread, replicas = _Spread(len(mean)), []
@@ -236,23 +236,45 @@ def sampled_epsilon(
     return Epsilon(covariance, mean, covariance_error, mean_error, error, len(states), summaries)
 
 
-def high_temperature_slopes(machine: BoltzmannMachine) -> FloatArray:
-    """Slopes of epsilon in beta at infinite temperature, for all parameters (P,).
+@torch.no_grad()
+def high_temperature_slopes(
+    machine: BoltzmannMachine,
+    *,
+    clamped: NDArray[np.bool_] | None = None,
+    held: Tensor | None = None,
+    condition: Tensor | None = None,
+) -> tuple[FloatArray, FloatArray]:
+    r"""Slopes of epsilon in beta at infinite temperature, for all parameters, and the denominators there.
+
+    Free bits are fair coins of mean m = 1/2 and variance V = 1/4, held ones have their values and V = 0. With
+    :math:`g_i = f_i + \sum_j W_{ij} m_j`,
+
+    .. math:: -\mathrm{Cov}(E, z_i) = V_i g_i, \qquad -\mathrm{Cov}(E, z_i z_j) = m_j V_i (g_i - W_{ij} m_j)
+        + m_i V_j (g_j - W_{ij} m_i) + W_{ij} m_i m_j (1 - m_i m_j) .
 
     Args:
-        machine: The machine, without a condition.
+        machine: The machine.
+        clamped: Mask (N,) of bits that are held.
+        held: States (L, N) with the values of the held bits, one for each law that is averaged over.
+        condition: Conditions (L, n_c) of the laws, if the machine has a condition.
 
-    Raises:
-        PriorError: If the machine has a condition.
+    Returns:
+        Slopes and means of the statistics, shape (P,) each; NaN for products that are never one.
     """
-    if machine.n_condition:
-        raise PriorError("a machine with a condition has a slope for every condition; fold one into its biases first")
-    biases, couplings = (part.detach().cpu().double().numpy() for part in (machine.biases, machine.couplings))
-    first, second = machine.topology.edges.T
-    sums = np.bincount(first, couplings, machine.n_nodes) + np.bincount(second, couplings, machine.n_nodes)
-    nodes = -biases / 2 - sums / 4
-    # W_ij is in the sums of both ends and counts three quarters in all
-    return np.concatenate([nodes, nodes[first] + nodes[second] - couplings / 4])
+    mask = np.zeros(machine.n_nodes, dtype=np.bool_) if clamped is None else clamped
+    couplings = machine.couplings.detach().double()
+    fields = machine.fields(condition).detach().double().reshape(-1, machine.n_nodes)
+    rows = fields if held is None else held.to(fields)
+    is_held = torch.from_numpy(mask).to(machine.device)
+    m = torch.where(is_held, rows.expand(max(len(fields), len(rows)), -1), 0.5)
+    v = m * (1 - m)
+    g = fields + coupling_field(m, couplings, machine.neighbours)
+    (m_i, m_j), (v_i, v_j), (g_i, g_j) = (part[:, machine.neighbours.ends].unbind(dim=2) for part in (m, v, g))
+    both = m_i * m_j
+    pairs = m_j * v_i * (g_i - couplings * m_j) + m_i * v_j * (g_j - couplings * m_i) + couplings * both * (1 - both)
+    slopes = -torch.cat([(v * g).mean(dim=0), pairs.mean(dim=0)]).cpu().numpy()
+    means = torch.cat([m.mean(dim=0), both.mean(dim=0)]).cpu().numpy()
+    return _ratio(slopes, means), means
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,14 +348,14 @@ def _energies(machine: BoltzmannMachine, states: Tensor, condition: Tensor | Non
 
 def _sums(states: Tensor, weights: Tensor, neighbours: Neighbours) -> FloatArray:
     """Weighted sums of all bits and of all products over couplers (P,), float64."""
-    first: Tensor | float = 0.0
-    second: Tensor | float = 0.0
+    n_nodes = states.shape[1]
+    sums = torch.zeros(n_nodes + len(neighbours.ends), dtype=torch.float64, device=states.device)
     for start in range(0, len(states), _CHUNK):
         values = states[start : start + _CHUNK].double()
         weighted = values * weights[start : start + _CHUNK, None]
-        first = first + weighted.sum(dim=0)
-        second = second + pair_sums(weighted, values, neighbours)
-    return torch.cat([torch.as_tensor(first), torch.as_tensor(second)]).cpu().numpy()
+        sums[:n_nodes] += weighted.sum(dim=0)
+        sums[n_nodes:] += pair_sums(weighted, values, neighbours)
+    return np.asarray(sums.cpu().numpy())
 
 
 def _resampled(labels: IntArray, sizes: IntArray, rng: np.random.Generator) -> FloatArray:
@@ -345,7 +367,7 @@ def _resampled(labels: IntArray, sizes: IntArray, rng: np.random.Generator) -> F
 
 
 def _ratio(covariance: FloatArray, mean: FloatArray) -> FloatArray:
-    return np.divide(covariance, mean, out=np.full(mean.shape, np.nan), where=mean > 0)
+    return np.asarray(np.divide(covariance, mean, out=np.full(mean.shape, np.nan), where=mean > 0))
 
 
 def _raw_summary(covariance: FloatArray, mean: FloatArray, places: IntArray, inside: IntArray) -> FloatArray:
@@ -363,7 +385,7 @@ def _finished(raw: FloatArray, noise: float) -> FloatArray:
     """Summaries in the order of their names; the ratio of lengths is NaN where noise is all there is."""
     length, scale = raw[-2] - noise, raw[-1]
     norm_ratio = np.sqrt(length / scale) if length > 0 and scale > 0 else np.nan
-    return np.append(raw[:-2], norm_ratio)
+    return np.asarray([*raw[:-2], norm_ratio], dtype=np.float64)
 
 
 def _deviation(replicas: FloatArray) -> FloatArray:

@@ -1,8 +1,8 @@
 """One self-contained page over all studies in a folder: every figure, number and text.
 
-The page is made from what the studies wrote (``result.json``, ``finding.txt`` and the figures), not from memory, so that
-it can be made again at any time and shows studies of several days beside each other. All numbers of the page stand
-together in ``metrics.json`` beside it.
+The page is made from what the studies wrote (``result.json`` and the figures), not from memory, so that it can be made
+again at any time and shows studies of several days beside each other. All numbers of the page stand together in
+``metrics.json`` beside it.
 """
 
 import base64
@@ -14,14 +14,17 @@ from typing import Any
 
 from calo4pqvae.atomic import write_json, write_text
 from calo4pqvae.errors import DataError
-from calo4pqvae.evaluation.page import Section, mapping_html, page_html, paragraph, table_html
+from calo4pqvae.evaluation.page import Section, mapping_html, page_html, paragraph
 from calo4pqvae.studies.registry import STUDIES
 from calo4pqvae.studies.study import RESULT
 
 __all__ = ["INDEX", "METRICS", "read_results", "write_index"]
 
-INDEX, METRICS = "index.html", "metrics.json"
+INDEX = "index.html"
+METRICS = "metrics.json"
+_KEYS = ("study", "title", "text", "figures", "numbers", "settings", "seed", "command", "runtime_s", "versions")
 _NUMBER_KEYS = {"value", "error", "n", "seed"}
+_LONG_COLUMNS = ("number", "value")  # broken into lines where they are too long
 _LONGEST_TABLE = 60  # rows of a study's numbers that are shown at once; more are folded away
 
 
@@ -42,8 +45,8 @@ def write_index(folder: Path) -> Path:
     sections = [_section(result, folder / str(result["study"])) for result in results]
     total = sum(float(result["runtime_s"]) for result in results)
     lead = paragraph(
-        f"{len(results)} studies of the Boltzmann machine; {total:.0f} s of work in all. Every text is written from the "
-        "numbers below it by the command that made them.",
+        f"Studies of the Boltzmann machine: {len(results)}, with {total:.0f} s of work in all. Every text is written "
+        "by the command that made the numbers below it, from these numbers.",
         "summary",
     )
     write_json(folder / METRICS, {str(result["study"]): result for result in results})
@@ -66,22 +69,37 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("study", "title", "text", "figures", "numbers", "settings", "seed", "runtime_s", "versions"):
-            result[key]
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        missing = [key for key in _KEYS if key not in result]
+    except (ValueError, TypeError, OSError) as error:
         raise DataError(f"{path} is damaged ({error}); run its study again") from error
+    if missing:
+        raise DataError(f"{path} lacks {', '.join(missing)}; run its study again")
     return result
 
 
 def _section(result: Mapping[str, Any], folder: Path) -> Section:
     name = str(result["study"])
-    command = f"calo4pqvae study {name} --seed {result['seed']}; {result['runtime_s']:.1f} s"
-    parts = [paragraph(f"{name}: {command}"), *(paragraph(text) for text in result["text"])]
+    parts = [paragraph(f"{result['command']} ({result['runtime_s']:.0f} s)", "note")]
+    parts += [paragraph(text) for text in result["text"]]
     parts += [_image_html(folder / f"{one['stem']}.png", str(one["caption"])) for one in result["figures"]]
     rows = _number_rows(result["numbers"])
-    parts.append(_folded(f"Numbers ({len(rows)})", table_html(rows), is_open=len(rows) <= _LONGEST_TABLE))
+    parts.append(_folded(f"Numbers ({len(rows)})", _numbers_html(rows), is_open=len(rows) <= _LONGEST_TABLE))
     parts.append(_folded("Settings and versions", mapping_html({**result["settings"], **result["versions"]})))
     return Section(name, str(result["title"]), "\n".join(parts), result["numbers"])
+
+
+def _numbers_html(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table of numbers; series of them are broken into lines."""
+    if not rows:
+        return paragraph("There is nothing to show here.")
+    head = "".join(f'<th scope="col">{html.escape(key)}</th>' for key in rows[0])
+    body = "\n".join("<tr>" + "".join(_cell_html(*cell) for cell in row.items()) + "</tr>" for row in rows)
+    return f'<div class="tablebox"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+
+
+def _cell_html(key: str, cell: str) -> str:
+    attribute = ' class="wrap"' if key in _LONG_COLUMNS else ""
+    return f"<td{attribute}>{html.escape(cell)}</td>"
 
 
 def _image_html(path: Path, caption: str) -> str:

@@ -10,10 +10,10 @@ for large sizes, so that all singular values lie between :math:`s (\sqrt n - \sq
 m)`. A machine at the start of training has such couplings; what leaves the bulk has been learned.
 
 **The test.** Singular values repel each other, so their distance from the law is far smaller than that of independent
-numbers: the usual p-value of Kolmogorov and Smirnov would pass almost anything. Here the distance is compared with that
-of Gaussian blocks of the same shape, whose scale is estimated in the same way. They are drawn through the bidiagonal
-model of Dumitriu and Edelman, which has exactly their singular values and costs n random numbers. The same draws say
-how far beyond the edge the largest one of a pure bulk may lie.
+numbers: the usual p-value of Kolmogorov and Smirnov would pass almost anything. Here the distance is compared with
+that of Gaussian blocks of the same shape, whose scale is estimated in the same way, or stated if that of the law is.
+They are drawn through the bidiagonal model of Dumitriu and Edelman, which has exactly their singular values and costs
+n random numbers. The same draws say how far beyond the edge the largest one of a pure bulk may lie.
 
 Marchenko and Pastur, Math. USSR Sb. 1 (1967) 457; Dumitriu and Edelman, J. Math. Phys. 43 (2002) 5830.
 """
@@ -50,11 +50,13 @@ class RandomBlocks:
     Args:
         shape: Rows and columns.
         distances: Distance of every draw from the law at its own fitted scale, shape (draws,).
+        stated_distances: Distance of every draw from the law at the true scale, shape (draws,).
         reach: Largest singular value over the upper edge that one draw in a hundred exceeds.
     """
 
     shape: tuple[int, int]
     distances: FloatArray
+    stated_distances: FloatArray
     reach: float
 
 
@@ -63,7 +65,7 @@ class BulkFit:
     """Singular values against the law.
 
     Args:
-        scale: Standard deviation s of the entries, from the mean square of the singular values.
+        scale: Standard deviation s of the entries, stated or from the mean square of the singular values.
         lower: Lower edge of the bulk.
         upper: Upper edge.
         distance: Largest distance of the two distribution functions.
@@ -127,7 +129,7 @@ def singular_value_cdf(values: ArrayLike, shape: tuple[int, int], scale: float) 
     density = half**2 * np.sin(angles) ** 2 / (middle - half * np.cos(angles))
     cumulative = np.concatenate([[0.0], np.cumsum(density) * step / (2 * math.pi * scale**2 * min(shape))])
     cosine = np.clip((middle - np.asarray(values, dtype=np.float64) ** 2) / half, -1, 1)
-    return np.interp(np.arccos(cosine), np.arange(_N_ANGLES + 1) * step, cumulative)
+    return np.asarray(np.interp(np.arccos(cosine), np.arange(_N_ANGLES + 1) * step, cumulative))
 
 
 def random_blocks(shape: tuple[int, int], n_draws: int, rng: np.random.Generator) -> RandomBlocks:
@@ -143,21 +145,23 @@ def random_blocks(shape: tuple[int, int], n_draws: int, rng: np.random.Generator
     """
     if min(shape) < 2 or n_draws < 19:
         raise PriorError(f"{n_draws} blocks of shape {shape} are no basis for a test; give at least 19, and 2 x 2")
-    distances, largest = [], []
+    distances, stated, largest = [], [], []
     for _ in range(n_draws):
         values = _gaussian_singular_values(shape, rng)
         scale = _scale(values, shape)
         distances.append(_distance(values, shape, scale))
+        stated.append(_distance(values, shape, 1.0))
         largest.append(values[-1] / bulk_edges(shape, scale)[1])
-    return RandomBlocks(shape, np.array(distances), float(np.quantile(largest, _EDGE_QUANTILE)))
+    return RandomBlocks(shape, np.array(distances), np.array(stated), float(np.quantile(largest, _EDGE_QUANTILE)))
 
 
-def fit_bulk(values: FloatArray, blocks: RandomBlocks) -> BulkFit:
-    """Fits the scale of the law to singular values and tests the law.
+def fit_bulk(values: FloatArray, blocks: RandomBlocks, scale: float | None = None) -> BulkFit:
+    """Tests the law on singular values, at a fitted or a stated scale.
 
     Args:
         values: All singular values of a block in any order, one for each row or column, whichever are fewer.
         blocks: Random blocks of the same shape.
+        scale: Standard deviation of the entries that is to be tested; None fits it.
 
     Raises:
         PriorError: If their number does not fit the shape.
@@ -166,19 +170,19 @@ def fit_bulk(values: FloatArray, blocks: RandomBlocks) -> BulkFit:
     if values.shape != (min(shape),):
         raise PriorError(f"{values.shape} singular values do not belong to a block of shape {shape}; give them all")
     ordered = np.sort(values)
-    scale = _scale(ordered, shape)
-    lower, upper = bulk_edges(shape, scale)
-    distance = _distance(ordered, shape, scale)
-    n_beyond = int((blocks.distances >= distance).sum())
+    null = blocks.distances if scale is None else blocks.stated_distances
+    used = _scale(ordered, shape) if scale is None else scale
+    lower, upper = bulk_edges(shape, used)
+    distance = _distance(ordered, shape, used)
     return BulkFit(
-        scale=scale,
+        scale=used,
         lower=lower,
         upper=upper,
         distance=distance,
-        p_value=(1 + n_beyond) / (1 + len(blocks.distances)),
+        p_value=(1 + int((null >= distance).sum())) / (1 + len(null)),
         n_outside=_n_outside(ordered, blocks),
         n_values=len(values),
-        n_draws=len(blocks.distances),
+        n_draws=len(null),
     )
 
 
@@ -213,4 +217,4 @@ def _gaussian_singular_values(shape: tuple[int, int], rng: np.random.Generator) 
     squares = diagonal**2
     squares[1:] += beside**2
     eigenvalues = eigvalsh_tridiagonal(squares, diagonal[:-1] * beside)
-    return np.sqrt(np.maximum(eigenvalues, 0.0))
+    return np.asarray(np.sqrt(np.maximum(eigenvalues, 0.0)))

@@ -24,8 +24,10 @@ an Ornstein-Uhlenbeck process in discrete time, as in the forward process of a d
 bits :math:`g = 1/4` and :math:`\alpha_k = \sigma_k / 4`. Where :math:`\alpha_k \ge 1` the Gaussian process has no
 stationary law: the mode is held by the bounds of the bits alone, and the theory ends.
 
-For any number of partitions the same linear map of a sweep is that of a block Gauss-Seidel step,
-:math:`(1 - L)^{-1} R` with L and R the parts of :math:`G W` below and above the diagonal.
+For any number of partitions the same linear map of a sweep is that of a block Gauss-Seidel step, :math:`(1 - L)^{-1}
+R` with L and R the parts of :math:`G W` below and above the diagonal. Projections of the bits on its left eigenvectors
+with real eigenvalues :math:`\lambda_k` are autoregressions with the memory :math:`\lambda_k`, which is
+:math:`\alpha_k^2` for two partitions.
 
 Toledo-Marin, Maiti, Fox and Melko, arXiv 2503.21536; Decelle, Fissore and Furtlehner, arXiv 1803.01960.
 """
@@ -42,12 +44,13 @@ from torch import Tensor
 from calo4pqvae.errors import PriorError
 from calo4pqvae.prior.gibbs import BlockGibbsSampler, GibbsState
 from calo4pqvae.prior.machine import BoltzmannMachine
-from calo4pqvae.prior.topology import bipartite_topology
+from calo4pqvae.prior.topology import Topology, bipartite_topology, complete_topology
 
 __all__ = [
     "LinearModes",
     "OrnsteinUhlenbeck",
     "RotatedMachine",
+    "SweepModes",
     "coupling_block",
     "coupling_matrix",
     "fit_ornstein_uhlenbeck",
@@ -55,8 +58,10 @@ __all__ = [
     "linear_modes",
     "mean_gains",
     "mode_machine",
+    "pattern_machine",
     "rotate",
     "sweep_matrix",
+    "sweep_modes",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -113,6 +118,19 @@ class LinearModes:
     def rates(self) -> FloatArray:
         """Memory per sweep, alpha_k squared."""
         return np.asarray(self.amplitudes**2)
+
+
+@dataclass(frozen=True)
+class SweepModes:
+    """Slow modes of a sweep of any number of partitions.
+
+    Args:
+        rates: Memory per sweep, falling, shape (K,).
+        directions: Rows of unit length to project bits on, shape (K, N).
+    """
+
+    rates: FloatArray
+    directions: FloatArray
 
 
 @dataclass(frozen=True)
@@ -223,6 +241,20 @@ def sweep_matrix(machine: BoltzmannMachine, gains: FloatArray) -> FloatArray:
     return np.asarray(np.linalg.solve(np.eye(machine.n_nodes) - below, above))
 
 
+def sweep_modes(machine: BoltzmannMachine, gains: FloatArray, n: int) -> SweepModes:
+    """The slowest modes of a sweep with real memory.
+
+    Args:
+        machine: The machine.
+        gains: Mean gain of every bit, shape (N,).
+        n: Modes to give, or fewer if there are fewer.
+    """
+    values, vectors = np.linalg.eig(sweep_matrix(machine, gains).T)
+    real = np.flatnonzero((np.abs(values.imag) <= _LEAST_MODE) & (values.real > _LEAST_MODE))
+    chosen = real[np.argsort(-values.real[real])][:n]
+    return SweepModes(values.real[chosen], vectors.real[:, chosen].T)
+
+
 def mode_machine(
     shape: tuple[int, int], amplitudes: Sequence[float], bulk_std: float, rng: np.random.Generator
 ) -> BoltzmannMachine:
@@ -241,11 +273,27 @@ def mode_machine(
     left, right = (np.linalg.qr(rng.normal(size=(size, len(amplitudes))))[0] for size in shape)
     block += 4 * (left * np.asarray(amplitudes)) @ right.T
     first, second = topology.edges.T
-    machine = BoltzmannMachine(topology)
-    with torch.no_grad():
-        machine.couplings.copy_(torch.from_numpy(block[first, second - shape[0]]))
-        machine.biases.copy_(torch.from_numpy(-np.concatenate([block.sum(axis=1), block.sum(axis=0)]) / 2))
-    return machine
+    return _fair(topology, block[first, second - shape[0]])
+
+
+def pattern_machine(
+    sizes: tuple[int, ...], strength: float, bulk_std: float, rng: np.random.Generator
+) -> BoltzmannMachine:
+    r"""Fair bits of any number of partitions with a planted normal pattern :math:`\xi` and a random bulk.
+
+    .. math:: W_{ij} = \frac{4 \kappa}{N - \bar n}\, \xi_i \xi_j + \mathrm{bulk}
+
+    Args:
+        sizes: Bits of each partition, with a mean of n.
+        strength: kappa, the eigenvalue of the pattern in the couplings of the spins.
+        bulk_std: Standard deviation of the bulk couplings.
+        rng: Source of randomness.
+    """
+    topology = complete_topology(sizes)
+    pattern = rng.normal(size=topology.n_nodes)
+    first, second = topology.edges.T
+    unit = 4 * strength / (topology.n_nodes - np.mean(sizes))
+    return _fair(topology, unit * pattern[first] * pattern[second] + rng.normal(0, bulk_std, topology.n_edges))
 
 
 def follow(
@@ -292,7 +340,7 @@ def fit_ornstein_uhlenbeck(series: FloatArray) -> OrnsteinUhlenbeck:
     Raises:
         PriorError: If there are fewer than four steps or chains, or a mode does not move.
     """
-    n_steps, n_chains, n_modes = series.shape
+    n_steps, n_chains = series.shape[:2]
     if n_steps < 4 or n_chains < 4:
         raise PriorError(f"{n_chains} chains of {n_steps} sweeps are too few for a fit; give at least 4 of 4")
     centred = series - series.mean(axis=(0, 1))
@@ -308,8 +356,8 @@ def fit_ornstein_uhlenbeck(series: FloatArray) -> OrnsteinUhlenbeck:
     without = np.stack([_process(part) for part in (blocks.sum(axis=0) - blocks) / (n_chains - counts)])
     n = len(parts)
     errors = np.sqrt((n - 1) / n * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
-    pairs = [array for both in zip(whole, errors, strict=True) for array in both]
-    return OrnsteinUhlenbeck(*pairs, n_steps=n_steps, n_chains=n_chains)
+    memory, noise, variance, kurtosis = zip(whole, errors, strict=True)
+    return OrnsteinUhlenbeck(*memory, *noise, *variance, *kurtosis, n_steps, n_chains)
 
 
 def _process(moments: FloatArray) -> FloatArray:
@@ -318,6 +366,16 @@ def _process(moments: FloatArray) -> FloatArray:
     memory = product / now
     variance = (now + then) / 2
     return np.stack([memory, then - memory * product, variance, fourth / variance**2 - 3])
+
+
+def _fair(topology: Topology, couplings: FloatArray) -> BoltzmannMachine:
+    """A machine whose biases take the fields away that the couplings of bits put on spins."""
+    machine = BoltzmannMachine(topology)
+    sums = np.bincount(topology.edges.ravel(), np.repeat(couplings, 2), minlength=topology.n_nodes)
+    with torch.no_grad():
+        machine.couplings.copy_(torch.from_numpy(couplings))
+        machine.biases.copy_(torch.from_numpy(-sums / 2))
+    return machine
 
 
 def _check_bipartite(machine: BoltzmannMachine) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from calo4pqvae.evaluation.canvas import grid, line_style, styled
-from calo4pqvae.studies.phase_measurements import N_BINS, PlacedMachine, Scan
+from calo4pqvae.studies.phase_measurements import OVERLAP_EDGES, PlacedMachine, Scan
 from calo4pqvae.studies.placement import DiagramPoint
 from calo4pqvae.studies.sherrington_kirkpatrick import (
     almeida_thouless_line,
@@ -18,7 +18,7 @@ from calo4pqvae.studies.sherrington_kirkpatrick import (
     replica_symmetric,
 )
 
-__all__ = ["diagram_figure", "order_figure", "overlap_figure", "placement_figure"]
+__all__ = ["diagram_figure", "order_figure", "overlap_figure", "placement_figure", "replica_figure"]
 
 FloatArray = NDArray[np.float64]
 
@@ -46,7 +46,7 @@ def diagram_figure(scans: Sequence[Scan]) -> Figure:
     shown = [one for one in scans if one.n_units == largest]
     last = None
     for axes, title, name in zip(
-        panels, (r"$\sqrt{\langle q^2 \rangle}$", r"$\langle |m| \rangle$"), "qm", strict=True
+        panels, (r"root of $\langle q^2 \rangle$", r"$\langle |m| \rangle$"), "qm", strict=True
     ):
         _lines(axes, 3.0)
         for form, marker, size in (("four-partite", "o", 62), ("bipartite", "D", 16)):
@@ -58,10 +58,12 @@ def diagram_figure(scans: Sequence[Scan]) -> Figure:
                 )  # fmt: skip
         axes.set(xlim=(-0.25, 2.5), ylim=(0, 2.7), xlabel=r"$\tilde J_0 / \tilde J$", ylabel=r"$kT / \tilde J$")
         axes.set_title(f"{title} measured, N = {largest} (circles: four-partite, diamonds: bipartite)", fontsize=8.5)
-        for x, y, text in ((0.25, 2.25, "paramagnet"), (1.75, 1.15, "ferromagnet"), (0.3, 0.62, "spin glass")):
+        for x, y, text in ((0.25, 2.25, "paramagnet"), (1.62, 1.0, "ferromagnet"), (0.3, 0.62, "spin glass")):
             axes.text(x, y, text, fontsize=9, ha="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
         axes.text(1.22, 0.25, "mixed", fontsize=9, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
-    panels[0].legend(loc="upper right", fontsize=7.5, framealpha=1)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9, handlelength=3
+    )
     if last is not None:
         figure.colorbar(last, ax=panels, shrink=0.8)
     return figure
@@ -70,32 +72,56 @@ def diagram_figure(scans: Sequence[Scan]) -> Figure:
 @styled
 def placement_figure(placed: Sequence[PlacedMachine]) -> Figure:
     """Real machines on the diagram: by moments of the couplings, and by their leading mode."""
-    figure, panels, _ = grid(2, width=5.6, height=4.4)
+    figure, panels, _ = grid(2, width=6.0, height=5.4)
     titles = ("moments of the couplings (filled: spins, open: bits)", "leading mode of the spins")
     for axes, title, mode in zip(panels, titles, (False, True), strict=True):
         _lines(axes, 60.0)
+        n_trainings = 0
         for position, (label, group) in enumerate(groupby(placed, key=lambda one: one.label)):
             machines = list(group)
-            colour, marker = line_style(position)["color"], _MARKERS[position % len(_MARKERS)]
+            is_training = machines[-1].step > 0
+            colour = line_style(n_trainings)["color"] if is_training else "0.45"
+            dashes = line_style(n_trainings)["linestyle"] if is_training else "none"
+            n_trainings += is_training
             for units, filled in (("mode", True),) if mode else (("spins", True), ("bits", False)):
                 x, y = _track([point for one in machines for point in one.points if point.units == units])
                 axes.plot(
-                    x, y, marker=marker, color=colour, markerfacecolor=colour if filled else "white", linewidth=0.8,
-                    markersize=5, label=label if filled else None,
+                    x, y, marker=_MARKERS[position % len(_MARKERS)], color=colour, linewidth=1.1, linestyle=dashes,
+                    markerfacecolor=colour if filled else "white", markersize=6 if is_training else 4.5,
+                    label=label if filled else None, zorder=3 if is_training else 2,
                 )  # fmt: skip
-                if len(x) > 1:
-                    axes.annotate("end", (x[-1], y[-1]), xytext=(4, -9), textcoords="offset points", fontsize=7)
-        axes.set(xlabel=r"$\tilde J_0 / \tilde J$", ylabel=r"$kT / \tilde J$", yscale="log", ylim=(0.15, 90))
-        axes.set_title(title, fontsize=9)
-    panels[0].set_xlim(-3, 8)
-    panels[1].set(xlim=(0.5, 60), xscale="log")
-    panels[0].legend(loc="upper right", fontsize=6.5, framealpha=1)
+                if is_training:
+                    axes.annotate("end", (x[-1], y[-1]), xytext=(6, -9), textcoords="offset points", fontsize=8)
+        axes.set(xlabel=r"$\tilde J_0 / \tilde J$", ylabel=r"$kT / \tilde J$", yscale="log", ylim=(0.15, 250))
+        axes.set_title(title, fontsize=10)
+    panels[0].set_xlim(-1, 4)
+    panels[1].set(xlim=(0.8, 60), xscale="log")
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=9, handlelength=3)
     return figure
 
 
 def _track(points: Sequence[DiagramPoint]) -> tuple[FloatArray, FloatArray]:
     j0, j = np.array([(point.j0_form, point.j_form) for point in points]).T
     return j0 / j, 1 / j
+
+
+@styled
+def replica_figure(placed: Sequence[PlacedMachine]) -> Figure:
+    """Distribution of the overlap of real machines at the start, on the way and at the end of each training."""
+    labels = dict.fromkeys(one.label for one in placed if len(one.histogram))
+    figure, panels, _ = grid(len(labels), width=3.9, height=_TALL)
+    for axes, label in zip(panels, labels, strict=True):
+        group = [one for one in placed if one.label == label]
+        for position, one in enumerate((group[0], group[len(group) // 2], group[-1])):
+            style = line_style(position)
+            axes.stairs(one.histogram, OVERLAP_EDGES, label=f"step {one.step}", **style)
+            if one.order is not None:
+                axes.axvline(one.symmetric_spin_overlap, color=style["color"], linestyle=(0, (1, 2)), linewidth=1.2)
+        axes.set(xlabel="overlap q of the spins", ylabel="P(q)", xlim=(-0.4, 1))
+        axes.set_title(label, fontsize=9.5)
+        axes.legend(fontsize=8, loc="upper left")
+    return figure
 
 
 @styled
@@ -107,18 +133,17 @@ def overlap_figure(scans: Sequence[Scan], corners: Mapping[str, tuple[float, flo
         corners: For each phase the J0~ / J~ and the kT / J~ to show; the nearest scan and level are taken.
     """
     figure, panels, _ = grid(len(corners), width=3.9, height=_TALL)
-    edges = np.linspace(-1, 1, N_BINS + 1)
     for axes, (phase, (j0, kt)) in zip(panels, corners.items(), strict=True):
         ratio = min((one.j0 for one in scans), key=lambda value: abs(value - j0))
         level = 0
         for position, one in enumerate(sorted((one for one in scans if one.j0 == ratio), key=lambda one: one.n_units)):
             level = int(np.abs(one.kt - kt).argmin())
-            axes.stairs(one.histograms[level], edges, label=f"N = {one.n_units}", **line_style(position))
+            axes.stairs(one.histograms[level], OVERLAP_EDGES, label=f"N = {one.n_units}", **line_style(position))
         found = float(next(one.kt[level] for one in scans if one.j0 == ratio))
         q = replica_symmetric(ratio, found).overlap
-        for position in sorted({-q, q}):
-            axes.axvline(position, color="0.4", linestyle=(0, (1, 2)), label="RS" if position == q else None)
-        axes.set(xlabel="overlap q", ylabel="P(q)", xlim=(-1, 1))
+        for place in sorted({-q, q}):
+            axes.axvline(place, color="0.4", linestyle=(0, (1, 2)), label="RS" if place == q else None)
+        axes.set(xlabel="overlap q", ylabel="P(q)", xlim=(-1.05, 1.05))
         axes.set_title(rf"{phase}: $\tilde J_0/\tilde J$ = {ratio:g}, $kT/\tilde J$ = {found:.2f}", fontsize=9)
     panels[0].legend(fontsize=8)
     return figure
@@ -139,13 +164,12 @@ def order_figure(scans: Sequence[Scan]) -> Figure:
         kt, [replica_symmetric(strongest, t).magnetisation for t in kt], color="black", linewidth=1.0, label="RS m"
     )
     columns = (
-        (panels[0], glass, lambda one: one.q2 * one.n_units),
-        (panels[1], glass, lambda one: np.sqrt(one.q2)),
-        (panels[2], magnet, lambda one: one.m_abs),
+        (panels[0], [(one, one.q2 * one.n_units) for one in glass]),
+        (panels[1], [(one, np.sqrt(one.q2)) for one in glass]),
+        (panels[2], [(one, one.m_abs) for one in magnet]),
     )
-    for axes, group, quantity in columns:
-        for position, one in enumerate(group):
-            values = quantity(one)
+    for axes, group in columns:
+        for position, (one, values) in enumerate(group):
             axes.errorbar(
                 one.kt, values.mean(axis=0), values.std(axis=0, ddof=1) / math.sqrt(len(values)),
                 marker=_MARKERS[position % len(_MARKERS)], markersize=4, linewidth=0.9,
@@ -153,7 +177,7 @@ def order_figure(scans: Sequence[Scan]) -> Figure:
             )  # fmt: skip
         axes.set_xlabel(r"$kT / \tilde J$")
     panels[0].set(yscale="log", ylabel=r"$N \langle q^2 \rangle$, $\tilde J_0 = 0$")
-    panels[1].set(ylabel=r"$\sqrt{\langle q^2 \rangle}$, $\tilde J_0 = 0$")
+    panels[1].set(ylabel=r"root of $\langle q^2 \rangle$, $\tilde J_0 = 0$")
     panels[2].set(ylabel=rf"$\langle |m| \rangle$, $\tilde J_0 / \tilde J$ = {strongest:g}")
     panels[0].legend(fontsize=7)
     panels[2].legend(fontsize=7)

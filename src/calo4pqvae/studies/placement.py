@@ -27,13 +27,16 @@ is large and tied to the couplings. So the law of bits with independent coupling
 
 the bar over the biases of a partition. One order parameter is enough while the largest eigenvalue of
 :math:`n_q \overline{W^2}_{pq} \overline{\int Dz\, [\sigma (1 - \sigma)]^2}_q` is below one (the condition of de
-Almeida and Thouless). A trained machine's couplings are not independent; how far its measured overlaps are from this law
-says how much structure it has learned.
+Almeida and Thouless). A trained machine's couplings are not independent; how far its measured overlaps are from this
+law says how much structure it has learned.
 
 **Leading mode.** Mean and variance of the couplings are blind to learned patterns. A pattern :math:`\xi` of signs adds
-:math:`J_{ij} \propto \xi_i \xi_j`; the gauge :math:`s_i \to \xi_i s_i` (Mattis) turns it into a ferromagnet with
-:math:`\tilde J_0` equal to its eigenvalue in the coupling matrix of the spins. So the largest eigenvalue, with what is
-left of the variance without that mode as :math:`\tilde J`, is a third point for every machine.
+:math:`J_{ij} \propto \xi_i \xi_j`; the gauge :math:`s_i \to \xi_i s_i` (Mattis) turns it into a ferromagnet of
+strength :math:`\tilde J_0`. In a bulk of spread :math:`\tilde J` its eigenvalue in the coupling matrix of the spins is
+:math:`\lambda = \tilde J_0 + \tilde J^2 / \tilde J_0` if :math:`\tilde J_0 > \tilde J`; below, it drowns in the bulk,
+whose edge is at :math:`2 \tilde J` (Baik, Ben Arous and Péché; exact for equal partitions, all pairs coupled). So the
+largest eigenvalue, solved for :math:`\tilde J_0`, with what is left of the variance without that mode as :math:`\tilde
+J`, is a third point for every machine. Other patterns count as bulk in it.
 
 Sherrington and Kirkpatrick, Phys. Rev. Lett. 35 (1975) 1792; Bates, Sloman and Sohn, J. Stat. Phys. 174 (2019) 333,
 arXiv 1810.08261 (several species); Hartnett, Parker and Geist, arXiv 1803.06442 (two partitions).
@@ -174,9 +177,12 @@ def place(statistics: BlockStatistics, units: Literal["bits", "spins"]) -> Diagr
 
 
 def mode_point(machine: BoltzmannMachine) -> DiagramPoint:
-    """Coordinates of the leading mode of the spins at kT = 1: its eigenvalue, and the variance of all else.
+    """Coordinates of the leading mode of the spins at kT = 1: its strength, and the spread of all else.
 
     ``j0`` and ``j`` are those of the complete-graph form of what is left without the mode.
+
+    Raises:
+        PriorError: If the machine has no couplers or a parameter is not finite.
     """
     matrix = coupling_matrix(machine) / 4
     values, vectors = np.linalg.eigh(matrix)
@@ -186,7 +192,7 @@ def mode_point(machine: BoltzmannMachine) -> DiagramPoint:
     with torch.no_grad():
         without.couplings.copy_(torch.from_numpy(4 * rest[first, second]))
     left = place(block_statistics(without), "spins")
-    return DiagramPoint("mode", left.j0, left.j, float(values[-1]), left.j_form)
+    return DiagramPoint("mode", left.j0, left.j, _strength(float(values[-1]), left.j_form), left.j_form)
 
 
 def bit_order(statistics: BlockStatistics, biases: FloatArray, topology: Topology) -> BitOrder:
@@ -236,6 +242,12 @@ def paramagnet_susceptibility(statistics: BlockStatistics, beta: float = 1.0) ->
         raise PriorError(f"beta = {beta} is not above the spin-glass transition; lower it")
     response = np.linalg.inv(np.eye(len(matrix)) - matrix)
     return float((statistics.sizes @ response).sum() / statistics.n_units)
+
+
+def _strength(eigenvalue: float, spread: float) -> float:
+    """J0~ of a pattern whose eigenvalue in a bulk of spread J~ is given; J~ itself if it does not leave the bulk."""
+    beyond = max(0.0, eigenvalue**2 - 4 * spread**2)
+    return max(spread, (eigenvalue + math.sqrt(beyond)) / 2) if beyond else spread
 
 
 def _site_averages(

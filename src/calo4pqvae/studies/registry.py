@@ -18,6 +18,9 @@ STUDIES: Mapping[str, str] = MappingProxyType(
         "couplers-and-fields": "calo4pqvae.studies.couplers_and_fields",
         "reciprocal-space": "calo4pqvae.studies.reciprocal_space",
         "relaxation": "calo4pqvae.studies.relaxation",
+        "gradients": "calo4pqvae.studies.gradients",
+        "variants": "calo4pqvae.studies.variants",
+        "annealer-protocols": "calo4pqvae.studies.annealer_protocols",
     }
 )
 """Module of every study, in the order in which they are run and shown; each holds a ``STUDY``."""

@@ -9,8 +9,10 @@ writes ``result.json``, ``finding.txt`` and every figure as PNG and SVG into ``O
 The text never says what the numbers do not: a sentence that compares holds the comparison, not its expected outcome.
 """
 
+import json
 import math
 import platform
+import shlex
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -98,6 +100,7 @@ class StudyResult:
         text: Paragraphs.
         settings: Settings as plain data.
         seed: Seed.
+        command: What makes it again.
         runtime_s: Wall time in seconds, without drawing.
         versions: Versions of the packages that the numbers depend on.
     """
@@ -109,6 +112,7 @@ class StudyResult:
     text: Sequence[str]
     settings: Mapping[str, Any]
     seed: int
+    command: str
     runtime_s: float
     versions: Mapping[str, str]
 
@@ -136,6 +140,7 @@ class StudyResult:
             "numbers": dict(self.numbers),
             "settings": dict(self.settings),
             "seed": self.seed,
+            "command": self.command,
             "runtime_s": self.runtime_s,
             "versions": dict(self.versions),
         }
@@ -213,11 +218,41 @@ class Study:
             text=findings.text,
             settings=settings.model_dump(mode="json"),
             seed=seed,
+            command=self.command(settings, seed),
             runtime_s=round(time.perf_counter() - begin, 2),
             versions=_versions(),
         )
         result.write(folder)
         return result
+
+    def command(self, settings: StudySettings, seed: int) -> str:
+        """The command line that gives these settings: the full or the quick form, whichever is nearer, and changes."""
+        wanted = settings.model_dump(mode="json")
+        forms = []
+        for option, quick in (("", False), (" --quick", True)):
+            base = self.configure(quick=quick).model_dump(mode="json")
+            changes = [f"{key}={_written(value)}" for key, value in wanted.items() if value != base[key]]
+            forms.append((len(changes), f"calo4pqvae study {self.name}{option}", changes))
+        _, words, changes = min(forms, key=lambda form: form[0])
+        return " ".join([words, *(f"--set {shlex.quote(change)}" for change in changes), f"--seed {seed}"])
+
+    def is_finished(self, settings: StudySettings, out: Path, seed: int) -> bool:
+        """Whether ``out`` holds a whole result of this study with the same settings, seed and version of the package.
+
+        Args:
+            settings: Settings of this study.
+            out: Folder of all studies.
+            seed: Seed.
+        """
+        folder = out / self.name
+        try:
+            found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+            stems = [one["stem"] for one in found["figures"]]
+            same = (found["settings"], found["seed"], found["versions"]["calo4pqvae"])
+        except (OSError, ValueError, KeyError, TypeError):  # none, or a damaged one, which is made again
+            return False
+        is_whole = all((folder / f"{stem}.{ending}").is_file() for stem in stems for ending in _FORMATS)
+        return is_whole and same == (settings.model_dump(mode="json"), seed, __version__)
 
     def _explain(self, error: ValidationError) -> str:
         first = error.errors()[0]
@@ -269,6 +304,11 @@ def _parsed(value: str) -> Any:  # noqa: ANN401
         return tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return value
+
+
+def _written(value: object) -> str:
+    """A setting as :func:`_parsed` reads it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,118 @@
+"""The annealer's part of the command ``generate``: its options and messages. The work is done by the library."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+from calo4pqvae.errors import ConfigError
+from calo4pqvae.terminal import bars, console
+
+__all__ = ["generate_annealed", "given_words"]
+
+
+def given_words(
+    annealer: str | None,
+    mode: str | None,
+    condition: str | None,
+    protocol: str | None,
+    slips: str | None,
+    bins: float | None,
+    polish: int | None,
+    prune: bool,
+    limit: float | None,
+) -> dict[str, Any]:
+    """Options of ``generate --sampler annealer`` that were given, by name."""
+    words: dict[str, Any] = {"annealer": annealer, "mode": mode, "condition": condition, "protocol": protocol}
+    words |= {"slips": slips, "bins": bins, "polish": polish, "prune": prune or None, "limit": limit}
+    return {name: value for name, value in words.items() if value is not None}
+
+
+def generate_annealed(
+    run: Path, out: Path, energies: str, n: int | None, seed: int | None, words: dict[str, Any]
+) -> None:
+    """The command ``generate`` with an annealer."""
+    from calo4pqvae.annealer.device import open_annealer
+    from calo4pqvae.annealer_generation import annealer_folder, generate_by_annealer
+    from calo4pqvae.annealer_sampling import emulator_of
+    from calo4pqvae.generation import load_model, parse_energies
+
+    settings = _generation_of(words)
+    model = load_model(run)
+    chosen = model.config.generation.seed if seed is None else seed
+    incident = parse_energies(energies, n, chosen, (model.config.data.energy_min_mev, model.config.data.energy_max_mev))
+    annealer = open_annealer(
+        words.get("annealer") or emulator_of(model.prior.machine),
+        seed=chosen,
+        mode=words.get("mode", "calibrated"),
+        limit=words.get("limit"),
+        ledger=annealer_folder(out) / "ledger.jsonl",
+    )
+    with bars() as shown:
+        made = generate_by_annealer(model, annealer, incident, out, seed=chosen, settings=settings, progress=shown.show)
+    for line in _told(made.report, out):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _generation_of(words: dict[str, Any]) -> Any:  # noqa: ANN401
+    """Settings of a generation from what was given.
+
+    Raises:
+        ConfigError: If a word is unknown.
+    """
+    from calo4pqvae.annealer.conditioning import FailurePolicy, Method
+    from calo4pqvae.annealer.emulator_settings import MODES
+    from calo4pqvae.annealer.protocols import PROTOCOLS
+    from calo4pqvae.annealer_generation import AnnealerGeneration
+
+    for name, known in (
+        ("mode", MODES),
+        ("condition", get_args(Method)),
+        ("slips", get_args(FailurePolicy)),
+        ("protocol", tuple(PROTOCOLS)),
+    ):
+        if name in words and words[name] not in known:
+            raise ConfigError(f"--{name} '{words[name]}' is unknown: use {', '.join(known)}")
+    polish = words.get("polish", 10)
+    if polish < 0:
+        raise ConfigError(f"--polish {polish} is too few: use at least 0")
+    return AnnealerGeneration(
+        protocol=words.get("protocol", "same-reads"),
+        condition=words.get("condition", "fold"),
+        policy=words.get("slips", "reject"),
+        correction="polish" if polish else "none",
+        polish_sweeps=polish,
+        bins=words.get("bins"),
+        is_pruned=bool(words.get("prune")),
+    )
+
+
+def _told(report: dict[str, Any], out: Path) -> list[str]:
+    """What a generation brought, in lines."""
+    clamp, betas = report["clamp"], [row["beta"] for row in report["betas"]]
+    lines = [f"pruned: {report['left_out']}"] if report["left_out"] else []
+    if report["bins"] is not None:
+        bins = report["bins"]
+        lines.append(
+            f"{bins['bins']} bins of energy: shift {bins['largest_shift']:.3g} at most, "
+            f"{bins['share_with_another_condition']:.1%} of the requests have another condition"
+        )
+    sweeps = report["polish_sweeps"] if report["correction"] == "polish" else 0
+    held = f"{clamp['n_held']} bits held on the chip, {clamp['n_wrong_bits']} of {clamp['n_reads'] * clamp['n_held']}"
+    slipped = f"{held} wrong ({clamp['rate']:.2g} +- {clamp['rate_error']:.1g})" if clamp["n_held"] else "no bit held"
+    ledger, kind = report["ledger"], "emulated access time" if report["emulated"] else "access time"
+    made = f"{report['n_showers']} showers in {out} from {report['annealer']} ({report['protocol']}, "
+    spent = (
+        f"{ledger['programmings']} programmings, {ledger['reads']} reads, {ledger['access_seconds']:.4g} s of {kind}"
+    )
+    if report["polish"] is not None:
+        effect = report["polish"]
+        lines.append(
+            f"polish: mean energy {effect['energy_before']:.2f} to {effect['energy_after']:.2f} nats (change "
+            f"{effect['energy_change']:+.2f} +- {effect['energy_change_error']:.2f}), "
+            f"{effect['flipped_share']:.1%} of the free bits flipped"
+        )
+    return [
+        *lines,
+        made + f"{report['n_conditions']} conditions, polish of {sweeps} sweeps), seed {report['seed']}",
+        f"beta {min(betas):.3f} to {max(betas):.3f}; condition by {report['condition']}: {slipped}",
+        spent + f", {report['access_seconds_per_shower'] * 1e3:.4g} ms a shower, {ledger['faults']} faults",
+    ]
