@@ -225,29 +225,6 @@ def _for_each(code: _Code, start: ir.Value, stop: ir.Value, body: Callable[[ir.V
     b.position_at_end(rest[0])
 
 
-def _either(
-    code: _Code, own: ir.Value, each: Callable[[], list[ir.Value]], one: Callable[[], ir.Value]
-) -> list[ir.Value]:
-    """Vectors of 4 x 16 chains: each of its own or, if ``own`` is zero, one for all."""
-    b = code.b
-    many, single, after = (b.append_basic_block(name) for name in ("many", "single", "after"))
-    b.cbranch(b.icmp_signed("!=", own, _long(0)), many, single)
-    b.position_at_end(many)
-    loaded = each()
-    b.branch(after)
-    b.position_at_end(single)
-    same = one()
-    b.branch(after)
-    b.position_at_end(after)
-    values = []
-    for vector in loaded:
-        value = b.phi(vector.type)
-        value.add_incoming(vector, many)
-        value.add_incoming(same, single)
-        values.append(value)
-    return values
-
-
 def _sum_rows(code: _Code, n_rows: int, span: tuple[ir.Value, ...], given: Given) -> list[list[ir.Value]]:
     """Fields of a group in steps, [row][part of 16 chains]: constant, shared and own neighbours."""
     b = code.b
@@ -284,15 +261,25 @@ def _sum_rows(code: _Code, n_rows: int, span: tuple[ir.Value, ...], given: Given
 
 
 def _constant(code: _Code, given: Given, row: ir.Value) -> list[ir.Value]:
-    """Constant part of a row's field."""
-
-    def each() -> list[ir.Value]:
-        base = code.b.add(given["fields"], code.b.mul(row, _long(4 * 64)))
-        return [code.load(code.address(base, 64 * part), _INTS) for part in range(_PARTS)]
-
-    return _either(
-        code, given["has_own_fields"], each, lambda: code.splat(code.entry(given["fields"], row, _I32, 4), _INTS)
-    )
+    """Constant part of a row's field, 4 x 16 chains: each of its own, or one for all."""
+    b = code.b
+    each, one, after = (b.append_basic_block(name) for name in ("each", "one", "after"))
+    b.cbranch(b.icmp_signed("!=", given["has_own_fields"], _long(0)), each, one)
+    b.position_at_end(each)
+    base = b.add(given["fields"], b.mul(row, _long(4 * 64)))
+    own = [code.load(code.address(base, 64 * part), _INTS) for part in range(_PARTS)]
+    b.branch(after)
+    b.position_at_end(one)
+    same = code.splat(code.entry(given["fields"], row, _I32, 4), _INTS)
+    b.branch(after)
+    b.position_at_end(after)
+    values = []
+    for vector in own:
+        value = b.phi(_INTS)
+        value.add_incoming(vector, each)
+        value.add_incoming(same, one)
+        values.append(value)
+    return values
 
 
 def _draw_row(code: _Code, given: Given, row: ir.Value, sums: list[ir.Value], random: _Random) -> None:
