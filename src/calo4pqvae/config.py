@@ -134,9 +134,6 @@ class PriorConfig(Section):
     kernel: Literal["auto", "packed", "torch", "torch-sparse", "torch-dense", "triton"] = Field(
         "auto", description="what makes the sweeps; auto takes the cheapest"
     )
-    precision: Literal["float32", "int16"] = Field(
-        "float32", description="how couplings are held while sampling; int16 is faster and rounds them"
-    )
     coupling_std: float = Field(0.01, ge=0, description="spread of the couplings at the start")
     method: Literal["pcd", "cd"] = "pcd"
     gradient: Literal["plain", "centred", "mean-energy"] = Field(

@@ -51,7 +51,7 @@ class LatentPrior(nn.Module):
         data = config.data
         self.code = EnergyCode(config.condition.code, n_code, data.energy_min_mev, data.energy_max_mev)
         self.machine = BoltzmannMachine(topology, 0 if self.is_clamped else n_code)
-        self.sampler = BlockGibbsSampler(self.machine, config.prior.kernel, config.prior.precision)
+        self.sampler = BlockGibbsSampler(self.machine, config.prior.kernel)
         self.clamped: NDArray[np.bool_] = np.zeros(topology.n_nodes, dtype=np.bool_)
         if self.is_clamped:
             self.clamped[topology.slices[0]] = True

@@ -77,7 +77,6 @@ def trajectory(machine: BoltzmannMachine) -> TrajectorySampler:
 SAMPLERS: dict[str, Callable[[BoltzmannMachine], Sampler[Any]]] = {
     "gibbs": BlockGibbsSampler,
     "gibbs-packed": partial(BlockGibbsSampler, kernel="packed"),
-    "gibbs-packed-int16": partial(BlockGibbsSampler, kernel="packed", precision="int16"),
     "gibbs-torch-sparse": partial(BlockGibbsSampler, kernel="torch-sparse"),
     "gibbs-torch-dense": partial(BlockGibbsSampler, kernel="torch-dense"),
     "annealed": partial(AnnealedSampler, n_steps=10),
@@ -91,7 +90,6 @@ SAMPLERS: dict[str, Callable[[BoltzmannMachine], Sampler[Any]]] = {
 AT_ANY_BETA = {
     "gibbs",
     "gibbs-packed",
-    "gibbs-packed-int16",
     "gibbs-torch-sparse",
     "gibbs-torch-dense",
     "exact",

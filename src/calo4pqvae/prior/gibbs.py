@@ -27,7 +27,7 @@ from torch import Tensor
 
 from calo4pqvae.errors import PriorError
 from calo4pqvae.prior.kernels.call import Kernel, SweepCall
-from calo4pqvae.prior.kernels.choice import KernelChoice, KernelName, Precision, Workload, choose_kernel
+from calo4pqvae.prior.kernels.choice import KernelChoice, KernelName, Workload, choose_kernel
 from calo4pqvae.prior.kernels.torch_blocks import TorchBlocks
 from calo4pqvae.prior.kernels.triton_blocks import TritonBlocks
 from calo4pqvae.prior.machine import BoltzmannMachine
@@ -73,19 +73,14 @@ class BlockGibbsSampler:
     Args:
         machine: The machine; its parameters are read anew at every call.
         kernel: Which kernel makes the sweeps; ``"auto"`` takes the cheapest for the size of a call.
-        precision: How the kernel holds couplings: ``"float32"``, or ``"int16"``, which is faster and draws from the
-            machine with rounded couplings (:func:`~calo4pqvae.prior.kernels.packed.rounding` bounds the difference).
 
     Attributes:
         choice: The kernel of the latest call and why it was taken; None before the first.
     """
 
-    def __init__(
-        self, machine: BoltzmannMachine, kernel: KernelName = "auto", precision: Precision = "float32"
-    ) -> None:
+    def __init__(self, machine: BoltzmannMachine, kernel: KernelName = "auto") -> None:
         self.machine = machine
         self.kernel: KernelName = kernel
-        self.precision: Precision = precision
         self.choice: KernelChoice | None = None
         self._latest: _Prepared | None = None
 
@@ -164,7 +159,7 @@ class BlockGibbsSampler:
         n_free = topology.n_nodes if clamped is None else int((~clamped).sum())
         degree = 2 * topology.n_edges / max(1, topology.n_nodes)
         workload = Workload(n_free, degree, n_chains, topology.n_partitions)
-        return choose_kernel(self.kernel, self.precision, self.machine.device, workload)
+        return choose_kernel(self.kernel, self.machine.device, workload)
 
     def _prepare(self, mask: NDArray[np.bool_], n_chains: int) -> "_Prepared":
         """Keeps the lists of the latest mask: calls of few sweeps would otherwise spend their time on them."""
@@ -218,7 +213,7 @@ def _open(choice: KernelChoice) -> Kernel[Any]:
     if choice.name == "packed":
         from calo4pqvae.prior.kernels.packed import PackedBlocks  # compiles, so not before it is needed
 
-        return PackedBlocks(choice.precision)
+        return PackedBlocks()
     if choice.name == "triton":
         return TritonBlocks()
     return TorchBlocks({"torch-sparse": 2.0, "torch-dense": 0.0}.get(choice.name, 0.4))

@@ -3,12 +3,12 @@ r"""Which kernel makes the sweeps: by name, or by what it would cost.
 Costs of a sweep in nanoseconds, for n free bits of mean degree d, P partitions and C chains, from measurements on one
 x86-64 core with AVX-512 (``benchmarks/prior_kernels.py`` measures them again):
 
-- ``packed``: :math:`100{,}000 + 64 \lceil C / 64 \rceil\, n\, (0.3 + 0.015 d)`;
+- ``packed``: :math:`100{,}000 + 64 \lceil C / 64 \rceil\, n\, (0.11 + 0.006 d)`;
 - ``torch-sparse``: :math:`20{,}000\, P + C n\, (1.5 + 0.11 d)`;
-- ``torch-dense``: :math:`20{,}000\, P + C n\, (1.5 + 0.022 n)`.
+- ``torch-dense``: :math:`20{,}000\, P + C n\, (1.5 + 0.01 n)`.
 
-They are used to compare, so that their ratios matter and not their size. All kernels draw from the same law; with
-``int16`` couplings from that of the machine with rounded couplings. What was chosen, and why, is part of the result.
+They are used to compare, so that their ratios matter and not their size. All kernels draw from the same law. What was
+chosen, and why, is part of the result.
 """
 
 import importlib.util
@@ -20,10 +20,9 @@ import torch
 from calo4pqvae.errors import ConfigError
 from calo4pqvae.prior.kernels.triton_sweeps import unavailable_because
 
-__all__ = ["KernelChoice", "KernelName", "Precision", "Workload", "choose_kernel"]
+__all__ = ["KernelChoice", "KernelName", "Workload", "choose_kernel"]
 
 KernelName = Literal["auto", "packed", "torch", "torch-sparse", "torch-dense", "triton"]
-Precision = Literal["float32", "int16"]
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,9 @@ class Workload:
         full = 64 * -(-self.n_chains // 64) * self.n_free
         start = 20_000.0 * self.n_partitions
         return {
-            "packed": 100_000.0 + full * (0.3 + 0.015 * self.mean_degree),
+            "packed": 100_000.0 + full * (0.11 + 0.006 * self.mean_degree),
             "torch-sparse": start + updates * (1.5 + 0.11 * self.mean_degree),
-            "torch-dense": start + updates * (1.5 + 0.022 * self.n_free),
+            "torch-dense": start + updates * (1.5 + 0.01 * self.n_free),
         }
 
 
@@ -60,60 +59,48 @@ class KernelChoice:
 
     Args:
         name: Its name.
-        precision: How it holds couplings.
         reason: Why it was taken; names what is missing if it is a fallback.
     """
 
     name: KernelName
-    precision: Precision
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.precision}): {self.reason}"
+        return f"{self.name}: {self.reason}"
 
 
-def choose_kernel(wanted: KernelName, precision: Precision, device: torch.device, workload: Workload) -> KernelChoice:
+def choose_kernel(wanted: KernelName, device: torch.device, workload: Workload) -> KernelChoice:
     """Takes the named kernel, or the cheapest for ``"auto"``.
 
     Args:
         wanted: Name of a kernel, or ``"auto"``.
-        precision: How couplings are to be held; int16 is offered by ``packed`` alone.
         device: Where the machine is.
         workload: Size of the call.
 
     Raises:
-        ConfigError: If the name or precision is unknown, or the kernel cannot run here.
+        ConfigError: If the name is unknown, or the kernel cannot run here.
     """
-    if wanted not in get_args(KernelName) or precision not in get_args(Precision):
-        raise ConfigError(
-            f"kernel '{wanted}' with precision '{precision}' does not exist; kernels are "
-            f"{', '.join(get_args(KernelName))}, precisions {', '.join(get_args(Precision))}"
-        )
+    if wanted not in get_args(KernelName):
+        raise ConfigError(f"kernel '{wanted}' does not exist; kernels are {', '.join(get_args(KernelName))}")
     if wanted != "auto":
         lack = _lack(wanted, device)
         if lack:
             raise ConfigError(f"kernel '{wanted}' cannot run here: {lack}; choose another kernel, or auto")
-        if precision == "int16" and wanted != "packed":
-            raise ConfigError(f"kernel '{wanted}' holds couplings in float32 only; use kernel 'packed' for int16")
-        return KernelChoice(wanted, precision, "asked for")
-    return _cheapest(precision, device, workload)
+        return KernelChoice(wanted, "asked for")
+    return _cheapest(device, workload)
 
 
-def _cheapest(precision: Precision, device: torch.device, workload: Workload) -> KernelChoice:
+def _cheapest(device: torch.device, workload: Workload) -> KernelChoice:
     fast: KernelName = "packed" if device.type == "cpu" else "triton"
     lack = _lack(fast, device)
-    if precision == "int16" and (lack or fast != "packed"):
-        raise ConfigError(f"int16 couplings need kernel 'packed', which cannot run on {device}; use float32")
-    if precision == "int16":
-        return KernelChoice("packed", precision, "the kernel for int16 couplings")
     if lack:
-        return KernelChoice("torch", precision, f"fallback from {fast}: {lack}")
+        return KernelChoice("torch", f"fallback from {fast}: {lack}")
     if fast == "triton":
-        return KernelChoice("triton", precision, "fastest on this device")
+        return KernelChoice("triton", "fastest on this device")
     costs = workload.costs()
     name = min(costs, key=lambda key: costs[key])
     others = ", ".join(f"{key} {cost / 1e3:.0f}" for key, cost in costs.items())
-    return KernelChoice(name, precision, f"least estimated cost (microseconds a sweep: {others})")
+    return KernelChoice(name, f"least estimated cost (microseconds a sweep: {others})")
 
 
 def _lack(name: KernelName, device: torch.device) -> str:

@@ -4,19 +4,21 @@ A block's words (8 bytes a node) stay in the cache nearest to a core while it sw
 whose number changes nothing in the result. Each call draws new streams of random numbers from the generator, so that a
 call of ten sweeps has other numbers than calls of four and six; both have the same law.
 
-Couplings are held in one of two precisions:
+Row i sums :math:`x = -\beta f \log_2 e` in 32-bit integers, in steps of :math:`2^{-11 - s_i}`. The shift :math:`s_i` is
+the largest up to 20 with which no sum can overflow,
 
-- ``float32``: as given.
-- ``int16``: rounded to multiples of one step :math:`\delta`, chosen so that no sum of a row overflows 16 bits:
-  :math:`\delta = \max_i \max(\sum_j W_{ij}^+, \sum_j W_{ij}^-) / (32767 - d)`, where d is the largest degree. The law
-  is exactly that of the machine with rounded couplings; no log-odds is off by more than :math:`d \delta / 2`
-  (:func:`rounding`).
+.. math:: 2^{11 + s_i} L_i + 2^{20} + d \leq 2^{31} - 2, \qquad L_i = \sum_j |X_{ij}| + \max_c |x^0_{ic}|,
+
+where X and :math:`x^0` are couplings and constant parts in units of x, and d is the largest degree. Rounding moves x by
+no more than half a step for each of d + 1 terms, that is by :math:`(d + 1)\, 2^{-31} \max(1.01\, L_i, 1)`: less than
+the error of a sum in float32.
 """
 
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,64 +27,28 @@ from torch import Tensor
 
 from calo4pqvae.errors import PriorError
 from calo4pqvae.prior.kernels.call import SweepCall
-from calo4pqvae.prior.kernels.choice import Precision
-from calo4pqvae.prior.kernels.packed_lanes import MAX_EXPONENT, TABLE, sweep_float32, sweep_int16
+from calo4pqvae.prior.kernels.packed_lanes import N_STREAMS, TABLE, sweep, sweep_mixed
 from calo4pqvae.prior.kernels.packed_rows import PackedRows
-from calo4pqvae.prior.kernels.packing import BLOCK, Words, pack, unpack
+from calo4pqvae.prior.kernels.packing import BLOCK, Words, pack_into, unpack_into
+from calo4pqvae.prior.kernels.squeeze import UNIT_BITS, tabulate
 from calo4pqvae.prior.topology import Topology
 
-__all__ = ["PackedBlocks", "Rounding", "rounding"]
+__all__ = ["PackedBlocks", "ScaledRows"]
 
+Number = TypeVar("Number", bound=np.generic)
 
 _LOG2_E = math.log2(math.e)
 _SWEEPS_AT_A_TIME = 1000  # compiled code cannot be interrupted; about a second
 _STREAM_WORDS = 4
-_LEAST_SHARED = 20_000  # words to draw from which starting threads pays: about half a millisecond
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """What 16-bit couplings do to a machine.
-
-    Args:
-        step: The step of the couplings, in nats.
-        couplings: The couplings whose law is sampled, shape (M,).
-        largest_error: Bound of the error of any bit's log-odds, in nats.
-    """
-
-    step: float
-    couplings: Tensor
-    largest_error: float
-
-
-def rounding(topology: Topology, couplings: Tensor) -> Rounding:
-    """Step, rounded couplings and error bound of the ``int16`` kernel.
-
-    Args:
-        topology: The graph.
-        couplings: W (M,).
-    """
-    values = couplings.detach().cpu().numpy().astype(np.float64)
-    degrees = np.bincount(topology.edges.ravel(), minlength=topology.n_nodes)
-    largest = 0.0
-    for part in (np.maximum(values, 0), np.maximum(-values, 0)):
-        sums = sum(np.bincount(ends, weights=part, minlength=topology.n_nodes) for ends in topology.edges.T)
-        largest = max(largest, float(np.max(sums, initial=0.0)))
-    degree = int(degrees.max(initial=0))
-    step = float(np.float32(largest / (32767 - degree))) or 1.0
-    rounded = np.rint(values / step) * step
-    return Rounding(step, torch.from_numpy(rounded.astype(np.float32)), degree * step / 2)
+_GAP = 128  # bytes that a processor may fetch together; blocks that share them make their threads wait for each other
+_MOST_SHIFT = 20
+_ROOM = 2**20  # of an integer sum: what is added for rounding, and more
+_LEAST_SHARED = 20_000  # words to draw from which starting threads pays: about a third of a millisecond
 
 
 @dataclass(frozen=True)
 class PackedBlocks:
-    """The kernel.
-
-    Args:
-        precision: How couplings are held.
-    """
-
-    precision: Precision = "float32"
+    """The kernel."""
 
     def plan(self, topology: Topology, mask: NDArray[np.bool_], device: torch.device) -> "PackedPlan":
         """What follows from graph and clamp mask (N,)."""
@@ -91,19 +57,19 @@ class PackedBlocks:
 
     def run(self, plan: "PackedPlan", call: SweepCall) -> Tensor:
         """All bits (chains, N) after the sweeps."""
-        words = pack(call.states)
-        if words is None:
-            raise PriorError("chain states must be zeros and ones; round them first")
-        work = _Work.of(plan, call, words, self.precision)
-        is_short = len(words) * len(plan.rows.nodes) * call.n_sweeps < _LEAST_SHARED
-        n_threads = 1 if is_short else min(torch.get_num_threads(), len(words))
+        n_blocks = -(-len(call.states) // BLOCK)
+        words = np.zeros((n_blocks, call.states.shape[1] + _GAP // 8), dtype=np.uint64)
+        work = _Work.of(plan, call, words)
+        is_short = n_blocks * len(plan.rows.nodes) * call.n_sweeps < _LEAST_SHARED
+        n_threads = 1 if is_short else min(torch.get_num_threads(), n_blocks)
         if n_threads == 1:
-            for block in range(len(words)):
-                work.sweep(block)
+            are_bits = [work.run(block) for block in range(n_blocks)]
         else:
             with ThreadPoolExecutor(n_threads) as pool:
-                list(pool.map(work.sweep, range(len(words))))
-        return unpack(words, len(call.states))
+                are_bits = list(pool.map(work.run, range(n_blocks)))
+        if not all(are_bits):
+            raise PriorError("chain states must be zeros and ones; round them first")
+        return torch.from_numpy(work.after)
 
 
 @dataclass(frozen=True)
@@ -130,45 +96,100 @@ class _Work:
     groups: NDArray[np.int64]
     tables: NDArray[np.int64]  # (blocks, entries of TABLE)
     n_sweeps: int
+    before: NDArray[np.float32]  # (chains, N)
+    after: NDArray[np.float32]
+    words: Words  # (blocks, N and a gap)
     arrays: tuple[NDArray[np.generic], ...]
 
     @classmethod
-    def of(cls, plan: PackedPlan, call: SweepCall, words: Words, precision: Precision) -> "_Work":
+    def of(cls, plan: PackedPlan, call: SweepCall, words: Words) -> "_Work":
         rows, n_blocks = plan.rows, len(words)
-        common, own, step = _weights(plan, call.couplings, precision)
-        betas = torch.full((len(call.states),), float(call.beta)) if call.betas is None else call.betas
-        largest = float(betas.abs().max())
-        fields = call.fields.detach().to(torch.float32).numpy()
-        is_wide = fields.ndim > 1
-        by_block: dict[str, NDArray[np.generic]] = {
-            "words": words,
-            "fields": _by_block(fields[:, rows.nodes], n_blocks) if is_wide else fields[rows.nodes],
-            "rates": -_LOG2_E * _padded(betas.numpy(), n_blocks).reshape(n_blocks, BLOCK),
-            "streams": _streams(n_blocks, call.generator),
-        }
+        fields = call.fields.detach().to(torch.float32).numpy()[..., rows.nodes]
+        betas = call.betas
+        rate = -_LOG2_E * (float(call.beta) if betas is None else 1.0)
+        couplings = call.couplings.detach().numpy().astype(np.float64)
+        scaled = ScaledRows.of(rows, rate * couplings, rate * fields)
+        is_mixed = betas is not None or bool((scaled.shifts < 1).any())
+        constant = scaled.fields if is_mixed else scaled.fields + (1 << (scaled.shifts - 1)).astype(np.int32)
+        has_own_fields, squeeze = fields.ndim > 1, tabulate()
         same: dict[str, NDArray[np.generic]] = {
             "common": plan.common,
-            "common_weights": common,
+            "common_weights": scaled.common,
             "own": plan.own,
-            "own_weights": own,
+            "own_weights": scaled.own,
             "own_offsets": rows.own_offsets,
             "places": plan.places,
+            "steps": (2.0 ** -(scaled.shifts + float(UNIT_BITS))).astype(np.float32),
+            "shifts": scaled.shifts,
+            "brackets": squeeze.coefficients,
         }
-        limit = MAX_EXPONENT / (_LOG2_E * largest) if largest > 0 else MAX_EXPONENT
-        numbers = {"is_wide": int(is_wide), "step": _bits(step), "limit": _bits(limit)}
+        by_block: dict[str, NDArray[np.generic]] = {
+            "words": words,
+            "rates": _padded(np.ones(len(call.states), dtype=np.float32) if betas is None else betas.numpy(), n_blocks),
+            "streams": _streams(n_blocks, call.generator),
+        }
+        (by_block if has_own_fields else same)["fields"] = _by_block(constant, n_blocks) if has_own_fields else constant
+        numbers = {"has_own_fields": int(has_own_fields), "width": squeeze.width}
         table = numbers | {name: _address(array) for name, array in (same | by_block).items()}
         tables = np.tile(np.array([table[name] for name in TABLE], dtype=np.int64), (n_blocks, 1))
         for name, array in by_block.items():
-            if name != "fields" or is_wide:
-                tables[:, TABLE.index(name)] += np.arange(n_blocks) * (array.nbytes // n_blocks)
-        arrays = (*same.values(), *by_block.values())
-        sweeper = sweep_float32 if precision == "float32" else sweep_int16
-        return cls(sweeper, rows.groups, tables, call.n_sweeps, arrays)
+            tables[:, TABLE.index(name)] += np.arange(n_blocks) * (array.nbytes // n_blocks)
+        before = np.ascontiguousarray(call.states.detach().numpy())
+        return cls(
+            sweeper=sweep_mixed if is_mixed else sweep,
+            groups=rows.groups,
+            tables=tables,
+            n_sweeps=call.n_sweeps,
+            before=before,
+            after=np.empty_like(before),
+            words=words,
+            arrays=(*same.values(), *by_block.values()),
+        )
 
-    def sweep(self, block: int) -> None:
-        """Runs all sweeps of one block of chains."""
+    def run(self, block: int) -> bool:
+        """Runs all sweeps of one block of chains; false if its states are no bits."""
+        chains, words = slice(BLOCK * block, BLOCK * (block + 1)), self.words[block : block + 1]
+        if not pack_into(self.before[chains], words):
+            return False
         for start in range(0, self.n_sweeps, _SWEEPS_AT_A_TIME):
             self.sweeper(self.tables[block], self.groups, min(_SWEEPS_AT_A_TIME, self.n_sweeps - start))
+        unpack_into(words, self.after[chains].view(np.uint32))
+        return True
+
+
+@dataclass(frozen=True)
+class ScaledRows:
+    """Parameters as integers, in steps of 2**-(11 + shift) of x that each row has for itself.
+
+    Args:
+        shifts: Shift of every row, shape (rows,).
+        common: Couplings of the shared neighbours, as in :class:`PackedRows`.
+        own: Couplings of the other neighbours, likewise.
+        fields: Constant parts, (rows,) or (chains, rows).
+    """
+
+    shifts: NDArray[np.int32]
+    common: NDArray[np.int32]
+    own: NDArray[np.int32]
+    fields: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, rows: PackedRows, couplings: NDArray[np.float64], fields: NDArray[np.floating]) -> "ScaledRows":
+        """Takes the finest steps; couplings (M,) and fields (rows,) or (chains, rows) are in units of x."""
+        common, own = couplings[rows.common_couplers], couplings[rows.own_couplers]
+        largest = np.maximum(fields.max(axis=0), -fields.min(axis=0)) if fields.ndim > 1 else np.abs(fields)
+        for places, weights in ((rows.common_rows, common), (rows.own_rows, own)):
+            largest = largest + np.bincount(places, np.abs(weights), len(rows.nodes))
+        most = 2.0**31 - 2 - _ROOM - rows.largest_degree
+        bits = np.floor(np.log2(most / np.maximum(largest, 1.0)))
+        shifts = np.minimum(bits - UNIT_BITS, _MOST_SHIFT).astype(np.int32)
+        scale = 2.0 ** (shifts + UNIT_BITS)
+        return cls(
+            shifts,
+            np.rint(common * scale[rows.common_rows]).astype(np.int32),
+            np.rint(own * scale[rows.own_rows]).astype(np.int32),
+            np.rint(fields * scale.astype(fields.dtype)).astype(np.int32),
+        )
 
 
 def _address(array: NDArray[np.generic]) -> int:
@@ -176,36 +197,18 @@ def _address(array: NDArray[np.generic]) -> int:
 
 
 def _streams(n_blocks: int, generator: torch.Generator) -> NDArray[np.int32]:
-    """Fresh generator states of all chains, (blocks, 4, 64)."""
-    shape = (n_blocks, _STREAM_WORDS, BLOCK)
-    drawn: NDArray[np.int32] = torch.randint(-(2**31), 2**31, shape, generator=generator, dtype=torch.int32).numpy()
-    return drawn
+    """Fresh generator states of all blocks, (blocks, 4, streams), and a gap after each."""
+    shape = (n_blocks, _STREAM_WORDS * N_STREAMS)
+    drawn = torch.randint(-(2**31), 2**31, shape, generator=generator, dtype=torch.int32).numpy()
+    return np.pad(drawn, ((0, 0), (0, _GAP // 4)))
 
 
-def _bits(value: float) -> int:
-    return int(np.float32(value).view(np.uint32))
-
-
-def _weights(
-    plan: PackedPlan, couplings: Tensor, precision: Precision
-) -> tuple[NDArray[np.generic], NDArray[np.generic], float]:
-    """Weights of the shared and of the own neighbours, four bytes each, and the step."""
-    rows = plan.rows
-    if precision == "float32":
-        values = couplings.detach().to(torch.float32).numpy()
-        return values[rows.common_couplers], values[rows.own_couplers], 1.0
-    rounded = rounding(plan.topology, couplings)
-    steps = np.rint(rounded.couplings.numpy().astype(np.float64) / rounded.step).astype(np.int16)
-    twice = np.repeat(steps, 2).view(np.int32)
-    return twice[rows.common_couplers], twice[rows.own_couplers], rounded.step
-
-
-def _padded(values: NDArray[np.float32], n_blocks: int) -> NDArray[np.float32]:
+def _padded(values: NDArray[Number], n_blocks: int) -> NDArray[Number]:
     """Rows for full blocks of chains; chains that fill up the last are zero."""
     missing = n_blocks * BLOCK - len(values)
-    return np.concatenate([values, np.zeros((missing, *values.shape[1:]), dtype=np.float32)])
+    return np.concatenate([values, np.zeros((missing, *values.shape[1:]), dtype=values.dtype)])
 
 
-def _by_block(fields: NDArray[np.float32], n_blocks: int) -> NDArray[np.float32]:
+def _by_block(fields: NDArray[np.int32], n_blocks: int) -> NDArray[np.int32]:
     """Fields (chains, rows) as (blocks, rows, 64)."""
     return np.ascontiguousarray(_padded(fields, n_blocks).reshape(n_blocks, BLOCK, -1).transpose(0, 2, 1))

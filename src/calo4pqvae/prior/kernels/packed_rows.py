@@ -2,10 +2,12 @@ r"""Rows of a sweep in the order and grouping that the packed kernel wants.
 
 A row is a free bit. Rows of one partition are put into groups of four, two or one so that the rows of a group have many
 neighbours in common: on a Zephyr graph four qubits of a cell share 16 of their 20 neighbours, in a bipartite machine
-all rows share all. The grouping depends on graph and clamp mask alone.
+all rows share all. Within a partition, groups alike in their numbers of neighbours follow each other, so that a
+processor foresees where its loops end. All depends on graph and clamp mask alone.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Self
 
@@ -28,10 +30,10 @@ class PackedRows:
     Args:
         nodes: Node of every row, in the order of drawing, shape (rows,).
         groups: Of each group the number of rows, the first row, start and stop of its share of ``common``, and where
-            its
-            share of ``common_couplers`` begins less start times rows: (groups, 5).
+            its share of ``common_couplers`` begins less start times rows: (groups, 5).
         common: Nodes that all rows of a group are coupled to, group by group.
         common_couplers: Coupler of each entry of ``common`` and row of its group, flat.
+        common_rows: Their rows.
         own: Other neighbours, row by row.
         own_couplers: Their couplers.
         own_offsets: Start of each row's share of ``own``, shape (rows + 1,).
@@ -41,11 +43,17 @@ class PackedRows:
     groups: IntArray
     common: IntArray
     common_couplers: IntArray
+    common_rows: IntArray
     own: IntArray
     own_couplers: IntArray
     own_offsets: IntArray
 
-    @property
+    @cached_property
+    def own_rows(self) -> IntArray:
+        """Row of each entry of ``own``."""
+        return np.repeat(np.arange(len(self.nodes)), np.diff(self.own_offsets))
+
+    @cached_property
     def largest_degree(self) -> int:
         """Most neighbours of a row."""
         shared = np.zeros(len(self.nodes), dtype=np.int64)
@@ -65,7 +73,7 @@ class PackedRows:
         build = _Builder(neighbours)
         for nodes in topology.slices:
             free = [node for node in range(nodes.start, nodes.stop) if not mask[node]]
-            for members in _grouped(free, matrix):
+            for members in sorted(map(build.by_degree, _grouped(free, matrix)), key=build.shape):
                 build.add(members)
         return cls(*build.arrays())
 
@@ -79,18 +87,33 @@ class _Builder:
         self.groups: list[tuple[int, int, int, int, int]] = []
         self.common: list[int] = []
         self.common_couplers: list[int] = []
+        self.common_rows: list[int] = []
         self.own: list[int] = []
         self.own_couplers: list[int] = []
         self.own_offsets = [0]
 
+    def by_degree(self, members: list[int]) -> list[int]:
+        """Rows of a group, those with most neighbours first."""
+        return sorted(members, key=lambda node: -len(self.neighbours[node]))
+
+    def shared(self, members: list[int]) -> list[int]:
+        """Neighbours that all rows of a group have; none for a group of one."""
+        first, *others = (self.neighbours[node] for node in members)
+        return [node for node in first if all(node in other for other in others)] if others else []
+
+    def shape(self, members: list[int]) -> tuple[int, int, list[int]]:
+        """Groups in this order change the lengths of the loops over neighbours as seldom as can be."""
+        return -len(members), -len(self.shared(members)), [-len(self.neighbours[node]) for node in members]
+
     def add(self, members: list[int]) -> None:
         lists = [self.neighbours[node] for node in members]
-        shared = [node for node in lists[0] if all(node in other for other in lists[1:])] if len(lists) > 1 else []
+        shared = self.shared(members)
         start = len(self.common)
         shift = len(self.common_couplers) - start * len(members)
         self.groups.append((len(members), len(self.nodes), start, start + len(shared), shift))
         self.common += shared
         self.common_couplers += [couplers[node] for node in shared for couplers in lists]
+        self.common_rows += [len(self.nodes) + place for _ in shared for place in range(len(lists))]
         taken = set(shared)
         for node, couplers in zip(members, lists, strict=True):
             self.nodes.append(node)
@@ -106,6 +129,7 @@ class _Builder:
             self.groups,
             self.common,
             self.common_couplers,
+            self.common_rows,
             self.own,
             self.own_couplers,
             self.own_offsets,

@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["BLOCK", "pack", "pair_counts", "unpack"]
+__all__ = ["BLOCK", "Words", "pack", "pack_into", "pair_counts", "unpack", "unpack_into"]
 
 BLOCK = 64
 """Chains a word."""
@@ -40,7 +40,8 @@ _popcount: Any = intrinsic(_count_ones)
 
 
 @_jit
-def _pack(states: NDArray[np.float32], words: Words) -> bool:
+def pack_into(states: NDArray[np.float32], words: Words) -> bool:
+    """Sets words (blocks, N), all zero before, by bits (chains, N); false if a value is neither zero nor one."""
     n_chains, n_nodes = states.shape
     n_bad = 0
     for chain in range(n_chains):
@@ -54,8 +55,8 @@ def _pack(states: NDArray[np.float32], words: Words) -> bool:
 
 
 @_jit
-def _unpack(words: Words, states: NDArray[np.uint32]) -> None:
-    """Writes the bit patterns of float32 zeros and ones, which costs no conversion."""
+def unpack_into(words: Words, states: NDArray[np.uint32]) -> None:
+    """Sets the bit patterns (chains, N) of float32 zeros and ones, which costs no conversion."""
     n_chains, n_nodes = states.shape
     for chain in range(n_chains):
         row, place = words[chain // 64], np.uint64(chain % 64)
@@ -77,13 +78,13 @@ def pack(states: Tensor) -> Words | None:
     """Words (blocks, N) of bits (chains, N) in float32 on the CPU; None if a value is neither zero nor one."""
     values = np.ascontiguousarray(states.detach().numpy())
     words = np.zeros((-(-len(values) // BLOCK), values.shape[1]), dtype=np.uint64)
-    return words if _pack(values, words) else None
+    return words if pack_into(values, words) else None
 
 
 def unpack(words: Words, n_chains: int) -> Tensor:
     """Bits (chains, N) in float32 of words (blocks, N)."""
     states = np.empty((n_chains, words.shape[1]), dtype=np.float32)
-    _unpack(words, states.view(np.uint32))
+    unpack_into(words, states.view(np.uint32))
     return torch.from_numpy(states)
 
 
