@@ -31,7 +31,7 @@ from tests.small_runs import (
 KINDS: dict[str, dict[str, Any]] = {
     "staged": {"training.mode": "staged"},
     "joint": {"training.mode": "joint"},
-    "staged with joint networks": {"training.joint_networks": True, "prior.joint_update": "loss"},
+    "staged with joint networks": {"training.joint_networks": True, "prior.joint_update": "loss-covariance"},
     "folded energies, Adam, CD": {
         "training.joint_networks": True,
         "condition.mode": "fold",

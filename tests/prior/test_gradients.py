@@ -272,6 +272,23 @@ def test_the_mean_energy_form_is_the_whole_derivative_of_the_mean_energies() -> 
     assert (found.couplings - plain.couplings).abs().max() > 0.01
 
 
+def test_energies_in_a_loss_with_samples_held_fixed_give_the_plain_form() -> None:
+    """Automatic differentiation of <E>_d - <E>_m through the parameters alone: no covariance comes of it."""
+    machine = tiny_machine(seed=4, n_condition=2).double()
+    generator = torch.Generator().manual_seed(1)
+    states, samples = (torch.randint(0, 2, (n, 8), generator=generator).double() for n in (7, 11))
+    given, drawn = (torch.randn(n, 2, generator=generator).double() for n in (7, 11))
+    loss = machine.energy(states, given).mean() - machine.energy(samples, drawn).mean()
+    biases, couplings, weights = torch.autograd.grad(
+        loss, [machine.biases, machine.couplings, machine.condition_weights]
+    )
+    moments = machine.sufficient_statistics(states, given), machine.sufficient_statistics(samples, drawn)
+    plain = contrastive_gradient(*moments, machine.neighbours)
+    torch.testing.assert_close(plain.biases, -biases, atol=1e-14, rtol=0)
+    torch.testing.assert_close(plain.couplings, -couplings, atol=1e-14, rtol=0)
+    torch.testing.assert_close(plain.condition_weights, -weights, atol=1e-14, rtol=0)
+
+
 def test_the_mean_energy_form_does_not_rest_at_the_law_of_the_data() -> None:
     """Where data and model agree exactly the likelihood is at its maximum; this form moves on."""
     machine = tiny_machine(seed=4).double()

@@ -117,6 +117,11 @@ def test_the_command_that_is_told_gives_the_same_settings(settings: CoinSettings
     assert COINS.configure(quick="--quick" in told, overrides=changes) == settings
 
 
+def test_no_place_of_a_machine_is_told(tmp_path: Path) -> None:
+    told = COINS.command(CoinSettings(name=str(tmp_path / "run")), 1)
+    assert told == "calo4pqvae study coins --set name=run --seed 1"
+
+
 def test_finished_means_whole_and_with_equal_settings_seed_and_version(tmp_path: Path) -> None:
     settings = CoinSettings()
     assert not COINS.is_finished(settings, tmp_path, 1)

@@ -43,6 +43,8 @@ from calo4pqvae.studies.trained import ShowerPrior, image_training, shower_prior
 __all__ = ["STUDY", "CouplersAndFieldsSettings"]
 
 _GRAPHS = ("zephyr", "pegasus", "complete")
+_ROOM = 0.5  # use of a range below which there is room to grow
+_MANY_BELOW = 25.0  # % of the couplers below their error that are many
 _SMOOTHING = 0.01  # of the means that the biases of a shower prior start at
 
 Stages = Sequence[tuple[Stage, BoltzmannMachine]]
@@ -253,7 +255,7 @@ def _text(
     )
     paragraphs = [_ratio_text(label, stages, numbers[label]) for label, stages in ratios.items()]
     paragraphs += [_use_text(use) for use in uses if use.stage != "start"]
-    return [lead, *paragraphs, f"Showers: {origin}"]
+    return [lead, *paragraphs, _chip_text([use for use in uses if use.stage == "trained"]), f"Showers: {origin}"]
 
 
 def _ratio_text(label: str, stages: Sequence[SpinRatios], numbers: Mapping[str, Any]) -> str:
@@ -293,6 +295,22 @@ def _use_text(use: RangeUse) -> str:
         f"{shares} of their ranges, {worst} most; {fit}. Median sizes are {use.median_field:.3g} of h and "
         f"{use.median_coupling:.3g} of J, where a programming realises them with errors of {use.field_error:g} and "
         f"{use.coupling_error:g}: {100 * use.share_below_error:.0f} % of the couplers are smaller than the error."
+    )
+
+
+def _chip_text(uses: Sequence[RangeUse]) -> str:
+    """What the trained machines have in common on a chip."""
+    n_fit = sum(use.margin >= 1 for use in uses)
+    most = max(max(use.largest.values()) for use in uses)
+    below = [100 * use.share_below_error for use in uses]
+    meaning = "Both ranges and errors must be watched"
+    if most < _ROOM and min(below) > _MANY_BELOW:
+        meaning = "It is the errors, not the ranges, that limit them"
+    elif most >= 1:
+        meaning = "Ranges limit them"
+    return (
+        f"Trained machines on chips: {n_fit} of {len(uses)} fit, the largest use of any range is {100 * most:.3g} %, "
+        f"and {min(below):.0f} to {max(below):.0f} % of the couplers are smaller than the error of J. {meaning}."
     )
 
 

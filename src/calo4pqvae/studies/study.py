@@ -307,8 +307,10 @@ def _parsed(value: str) -> Any:  # noqa: ANN401
 
 
 def _written(value: object) -> str:
-    """A setting as :func:`_parsed` reads it."""
-    return value if isinstance(value, str) else json.dumps(value)
+    """A setting as :func:`_parsed` reads it; of a place on this machine only the name is told."""
+    if isinstance(value, str):
+        return Path(value).name if Path(value).is_absolute() else value
+    return json.dumps(value)
 
 
 def _versions() -> dict[str, str]:
