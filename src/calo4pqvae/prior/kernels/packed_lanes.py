@@ -282,16 +282,16 @@ def _constant(code: _Code, given: Given, row: ir.Value) -> list[ir.Value]:
     return values
 
 
-def _draw_row(code: _Code, given: Given, row: ir.Value, sums: list[ir.Value], random: _Random) -> None:
+def _draw_row(code: _Code, given: Given, row: ir.Value, sums: list[ir.Value], source: _Random) -> None:
     """Draws one row for 64 chains and stores its word."""
     b = code.b
     place = b.add(given["words"], code.entry(given["places"], row, _I64, 8))
     if not code.has_brackets:
         for part, x in enumerate(_logs(code, given, row, sums)):
-            bits = _is_below(code, b.bitcast(random.draw(), _INTS), x)
+            bits = _is_below(code, b.bitcast(source.draw(), _INTS), x)
             code.store(b.bitcast(bits, _I16), code.address(place, 2 * part), align=2)
         return
-    drawn = [random.draw() for _ in range(2)]
+    drawn = [source.draw() for _ in range(2)]
     units = _units(code, given, row, sums)
     flips = [b.icmp_signed("<", part, _shorts(0)) for part in units]
     is_open = ir.Constant(_I32, 0)
@@ -304,7 +304,7 @@ def _draw_row(code: _Code, given: Given, row: ir.Value, sums: list[ir.Value], ra
     exact, after = b.append_basic_block("exact"), b.append_basic_block("after")
     b.cbranch(b.icmp_unsigned("!=", is_open, ir.Constant(_I32, 0)), exact, after).set_weights([1, 63])
     b.position_at_end(exact)
-    _draw_again(code, _logs(code, given, row, sums), flips, drawn, place, random)
+    _draw_again(code, _logs(code, given, row, sums), flips, drawn, place, source)
     b.branch(after)
     b.position_at_end(after)
 
@@ -349,12 +349,12 @@ def _squeeze(code: _Code, given: Given, value: ir.Value, drawn: ir.Value) -> tup
 
 
 def _draw_again(
-    code: _Code, logs: list[ir.Value], flips: list[ir.Value], drawn: list[ir.Value], place: ir.Value, random: _Random
+    code: _Code, logs: list[ir.Value], flips: list[ir.Value], drawn: list[ir.Value], place: ir.Value, source: _Random
 ) -> None:
     """Draws one row with 32 random bits a chain, of which ``drawn`` are the upper 16."""
     b = code.b
     for half in range(2):
-        more = random.draw()
+        more = source.draw()
         for part in (2 * half, 2 * half + 1):
             lane = _LANES * (part % 2)
             flip, upper, lower = (code.lanes(vector, lane) for vector in (flips[half], drawn[half], more))
@@ -388,10 +388,10 @@ def _updater(n_rows: int, is_mixed: bool) -> Any:  # noqa: ANN401
         code = _Code(builder, features, is_mixed)
         given = {name: code.load(code.address(table, 8 * at), _I64, align=8) for at, name in enumerate(TABLE)}
         sums = _sum_rows(code, n_rows, (start, stop, row, shift), given)
-        random = _Random(code, given["streams"])
+        source = _Random(code, given["streams"])
         for place in range(n_rows):
-            _draw_row(code, given, builder.add(row, _long(place)), sums[place], random)
-        random.keep()
+            _draw_row(code, given, builder.add(row, _long(place)), sums[place], source)
+        source.keep()
         return context.get_dummy_value()
 
     def update(_context: Any, _table: Any, _start: Any, _stop: Any, _row: Any, _shift: Any) -> Any:  # noqa: ANN401
