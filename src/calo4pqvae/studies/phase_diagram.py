@@ -33,7 +33,7 @@ from calo4pqvae.studies.phase_measurements import Form, PlacedMachine, Scan, iid
 from calo4pqvae.studies.phase_report import PhaseResults, phase_numbers, phase_text
 from calo4pqvae.studies.placement import block_statistics, place
 from calo4pqvae.studies.shower_training import ShowerTraining, shower_training
-from calo4pqvae.studies.small_machines import LAWS
+from calo4pqvae.studies.small_machines_measurements import LAWS
 from calo4pqvae.studies.study import Findings, Progress, Study, StudyFigure, StudySettings
 from calo4pqvae.studies.trained import shower_prior, shower_run
 
@@ -77,11 +77,12 @@ class PhaseDiagramSettings(StudySettings):
 
 def work(settings: PhaseDiagramSettings, folder: Path, seed: int, progress: Progress) -> Findings:
     """Does the study."""
+    trainings = _trainings(settings, folder, seed, progress)
+    showers = _showers(settings, folder, seed, progress)
     scans = _scans(settings, seed, progress)
     placed = _small_machines(settings, seed, progress)
-    for label, training in _trainings(settings, folder, seed, progress).items():
+    for label, training in trainings.items():
         placed += _along(label, training.steps, training.machines, settings, seed, progress)
-    showers = _showers(settings, folder, seed, progress)
     label = f"shower prior at {showers.energy_mev / 1000:g} GeV"
     placed += _along(label, showers.steps, showers.at_energy(showers.energy_mev), settings, seed, progress)
     whole = block_statistics(showers.source.machine)

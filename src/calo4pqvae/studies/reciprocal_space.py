@@ -20,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from calo4pqvae.prior.gibbs import BlockGibbsSampler
 from calo4pqvae.prior.machine import BoltzmannMachine
 from calo4pqvae.prior.partition_function import ais
 from calo4pqvae.seeds import derive_seed, stream
 from calo4pqvae.studies.along_training import Training, carried_chains
 from calo4pqvae.studies.image_machines import bipartite_training, four_partite_training
 from calo4pqvae.studies.marchenko_pastur import random_blocks
-from calo4pqvae.studies.modes import coupling_block, linear_modes, mode_machine, pattern_machine
+from calo4pqvae.studies.modes import coupling_block, linear_modes, mean_gains, mode_machine, pattern_machine
 from calo4pqvae.studies.reciprocal_space_dynamics import (
     ModeDynamics,
     Transient,
@@ -84,12 +85,13 @@ class ReciprocalSpaceSettings(StudySettings):
 
 def work(settings: ReciprocalSpaceSettings, folder: Path, seed: int, progress: Progress) -> Findings:
     """Does the study."""
-    planted = _planted(settings, seed)
-    fair = [_dynamics(settings, label, [0], [machine], seed, progress)[0] for label, machine in planted.items()]
-    modes_machine = next(iter(planted.values()))
     training = bipartite_training(
         settings.data, settings.n_hidden, settings.epochs, settings.image_run, folder, seed, progress
     )
+    graphs = _graphs(settings, folder, seed, progress)
+    planted = _planted(settings, seed)
+    fair = [_dynamics(settings, label, [0], [machine], seed, progress)[0] for label, machine in planted.items()]
+    modes_machine = next(iter(planted.values()))
     shape = training.final.topology.sizes
     blocks = random_blocks((shape[0], shape[1]), settings.n_random, np.random.default_rng(derive_seed(seed, "blocks")))
     thinned = training.thinned(settings.n_machines)
@@ -103,7 +105,7 @@ def work(settings: ReciprocalSpaceSettings, folder: Path, seed: int, progress: P
         trained=_dynamics(settings, "bipartite, images", thinned.steps, thinned.machines, seed, progress),
         energies=_energies(settings, thinned, seed),
         learning=learn_modes(training, settings.n_learned),
-        graphs=_graphs(settings, folder, seed, progress),
+        graphs=graphs,
         seed=seed,
     )
     numbers = reciprocal_numbers(results)
@@ -146,11 +148,11 @@ def _dynamics(
 
 
 def _transient(settings: ReciprocalSpaceSettings, machine: BoltzmannMachine, seed: int) -> Transient:
-    modes = linear_modes(machine, np.full(machine.n_nodes, 0.25))
-    n = len(_AMPLITUDES)
-    return from_coins(
-        machine, modes.directions[:n], modes.amplitudes[:n], _N_COINS, 4 * settings.n_chains, stream(seed, "coins")
-    )
+    """Planted modes from coins, with the gains of the law that they come to."""
+    generator, sampler = stream(seed, "coins"), BlockGibbsSampler(machine)
+    state = sampler.sample(sampler.init(4 * settings.n_chains, generator), settings.n_burn, generator)
+    modes, n = linear_modes(machine, mean_gains(machine, state.states)), len(_AMPLITUDES)
+    return from_coins(machine, modes.directions[:n], modes.amplitudes[:n], _N_COINS, 4 * settings.n_chains, generator)
 
 
 def _log_z(settings: ReciprocalSpaceSettings, machine: BoltzmannMachine, seed: int) -> tuple[float, float, float]:
@@ -197,9 +199,11 @@ def _figures(results: ReciprocalResults) -> list[StudyFigure]:
         StudyFigure(
             "spectra",
             "Singular values of the machine with hidden bits at the start and at the end of its training (histograms), "
-            "with the Marchenko-Pastur law of the couplings (line); singular values along the training with the upper "
-            "edge of the bulk at the start (dashed); eigenvalues of the four-partite coupling matrices at the end "
-            "(histograms) with those of random couplings of the same size on the same graph (line). Shower prior: "
+            "with the Marchenko-Pastur law of those within the bulk (line); eigenvalues of the four-partite coupling "
+            "matrices at the end (histograms) with those of random couplings of the same size on the same graph "
+            "(line). "
+            "Right: the largest values along two trainings, with the edge of the bulk at the start (dashed). Shower "
+            "prior: "
             "genuine Geant4 showers, not the official CaloChallenge dataset 2.",
             lambda: spectra_figure(results.blocks, results.spectra, results.graphs),
         ),
