@@ -278,8 +278,8 @@ def _training_text(label: str, group: Sequence[PlacedMachine]) -> str:
     text += (
         "by its leading mode, fields not counted, the machine stays a paramagnet. "
         if crossed is None
-        else f"by its leading mode, fields not counted, it is a {_phase(crossed.points[2])} from step {crossed.step} on "
-        "at the latest. "
+        else f"by its leading mode, fields not counted, it is a {_phase(crossed.points[2])} from step {crossed.step} "
+        "on at the latest. "
     )
     text += (
         f"Measured overlap of the spins {_pair(first.spin_overlap)} at the start and {_pair(last.spin_overlap)} at the "
