@@ -9,7 +9,7 @@ from calo4pqvae.errors import DataError
 from calo4pqvae.latent_prior import LatentPrior
 from calo4pqvae.prior.topology import complete_topology
 from calo4pqvae.seeds import stream
-from calo4pqvae.validation_gap import EnergyGap, energy_gap, paired_difference
+from calo4pqvae.validation_gap import EnergyGap, correlation_slope, energy_gap, paired_difference
 from tests.test_conditioned_sample import config_of
 
 N = 2000
@@ -45,6 +45,21 @@ def test_a_prior_judged_on_its_own_bits_has_no_gap_and_a_warmer_one_has() -> Non
     with torch.no_grad():
         prior.machine.couplings.mul_(0.7)
     assert abs(energy_gap(prior, bits, incident, draws=3, n_sweeps=50, seed=1).value) > 6 * gap.error
+
+
+def test_the_slope_sees_what_the_gap_does_not() -> None:
+    """Independent bits with the means of correlated ones: no energy gap, and no correlation."""
+    prior, incident = prior_with(1.0), energies_of(4000)
+    bits = prior.sample(incident, 50, stream(9, "own"))
+    slope, error = correlation_slope(prior, bits, incident, n_sweeps=50, seed=1)
+    assert abs(slope - 1) < 4 * error
+    assert error < 0.1
+    blind = prior_with(0.0)
+    blind.machine.initialise(torch.cat([torch.full((4,), 0.5), bits.mean(0)]), 0.0, torch.Generator().manual_seed(1))
+    gap = energy_gap(blind, bits, incident, draws=2, n_sweeps=1, seed=1)
+    assert abs(gap.value) < 4 * gap.error
+    slope, error = correlation_slope(blind, bits, incident, n_sweeps=1, seed=1)
+    assert abs(slope) < 4 * error + 0.05
 
 
 def test_the_error_is_that_of_repeated_draws() -> None:

@@ -2,11 +2,13 @@
 
 The prior is written as any other, with the calibration of layers, so that ``generate`` and ``report`` take the run. The
 energy gap on the validation bits is compared, event by event, with that of the prior of the run that the training
-started from, if it has one. Access time is that of the ledger, and the same calls are costed on every chip of the
-table. Numbers are in ``annealer/metrics.json``, figures beside it and in ``annealer/report.html``.
+started from, if it has one, and so is the slope of the correlations, without which a gap of zero says little. Access
+time is that of the ledger, and the same calls are costed on every chip of the table. Numbers are in
+``annealer/metrics.json``, figures beside it and in ``annealer/report.html``.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,11 +32,12 @@ from calo4pqvae.evaluation.annealer_page import write_annealer_report
 from calo4pqvae.latent_prior import LatentPrior, independent_baseline
 from calo4pqvae.rundir import RunDirectory
 from calo4pqvae.showers.transforms import apply_threshold
-from calo4pqvae.validation_gap import EnergyGap, energy_gap, paired_difference
+from calo4pqvae.validation_gap import EnergyGap, correlation_slope, energy_gap, paired_difference
 
 __all__ = ["Outcome", "finish", "read_outcome"]
 
 _CALIBRATION_SHOWERS = 5000
+_SLOPE_STATES = 4500
 _FINAL_DRAWS = 4  # times those of a look during training
 
 
@@ -49,19 +52,28 @@ class Outcome:
     numbers: Mapping[str, Any]
 
     def __str__(self) -> str:
-        own = self.numbers["gap"]
-        text = (
-            f"validation energy gap {own['gap']:+.2f} +- {own['gap_error']:.2f} nats ({own['n_data']} events, "
-            f"{own['n_model']} samples, seed {own['seed']})"
-        )
-        other = self.numbers["reference_gap"]
+        own, other = self.numbers["gap"], self.numbers["reference_gap"]
+        text = f"validation energy gap {_gap(own)}, correlation slope {_slope(self.numbers['correlation'])}"
         if other is None:
             return text
         change, error = self.numbers["difference"], self.numbers["difference_error"]
         return (
-            f"{text}; of the Gibbs-trained prior {other['gap']:+.2f} +- {other['gap_error']:.2f}; difference on the "
-            f"same events {change:+.2f} +- {error:.2f}"
+            f"{text}; of the Gibbs-trained prior {_gap(other)} and {_slope(self.numbers['reference_correlation'])}; "
+            f"gaps differ by {change:+.2f} +- {error:.2f} on the same events"
         )
+
+
+def _gap(row: Mapping[str, Any]) -> str:
+    return (
+        f"{row['gap']:+.2f} +- {row['gap_error']:.2f} nats ({row['n_data']} events, {row['n_model']} samples, seed "
+        f"{row['seed']})"
+    )
+
+
+def _slope(row: Mapping[str, Any]) -> str:
+    if row["slope"] is None:
+        return "unknown"
+    return f"{row['slope']:.2f} +- {row['slope_error']:.2f} ({row['n_states']} training states)"
 
 
 def read_outcome(run: RunDirectory) -> Outcome:
@@ -106,10 +118,11 @@ def finish(
     report("calibration", 0, 1)
     _save_prior(run, prior, sample.bits.mean(dim=0), annealer.name)
     report("calibration", 1, 1)
-    gaps = _gaps(run, source, prior, settings)
+    priors = _priors(source, prior)
+    gaps = _gaps(run, priors, settings)
     calls = [call.asked for call in annealer.ledger.calls if call.programmings]
     rows = [plan_calls(calls, patch.n_qubits, entry, step="the same calls") for entry in CHIPS.values()]
-    numbers = _numbers(run, sample, annealer, patch, settings, gaps, rows)
+    numbers = _numbers(run, sample, annealer, patch, settings, gaps, rows) | _slopes(run, priors, settings)
     folder = run.path / "annealer"
     write_json(folder / "metrics.json", numbers)
     outcome = Outcome(numbers)
@@ -150,17 +163,34 @@ def _save_prior(run: RunDirectory, prior: LatentPrior, bit_means: Tensor, anneal
     run.save_tensors("prior", stored, graph=f"{prior.topology.name}, prior trained through {annealer}")
 
 
-def _gaps(
-    run: RunDirectory, source: RunDirectory, prior: LatentPrior, settings: Mapping[str, Any]
-) -> dict[str, EnergyGap]:
-    """Gap of the trained prior and, if there is one, of the prior of the source, on the same events."""
+def _priors(source: RunDirectory, prior: LatentPrior) -> dict[str, LatentPrior]:
+    """The trained prior and, if there is one, that of the source."""
+    if not source.has("prior"):
+        return {"annealer": prior}
+    other = LatentPrior(source.config(), prior.topology)
+    load_module(other.machine, with_prefix(source.load_tensors("prior")[0], "machine."))
+    return {"annealer": prior, "gibbs": other}
+
+
+def _slopes(
+    run: RunDirectory, priors: Mapping[str, LatentPrior], settings: Mapping[str, Any]
+) -> dict[str, dict[str, float | int | None]]:
+    """Correlation slopes of the priors against posterior bits of training showers; None where none can be seen."""
+    posterior, _ = run.load_tensors("posterior")
+    bits, energies = (posterior[name][:_SLOPE_STATES] for name in ("bits", "energies"))
+    n_sweeps, seed = run.config().generation.n_sweeps, int(settings["seed"])
+    told: dict[str, dict[str, float | int | None]] = {}
+    for name, own in priors.items():
+        found = correlation_slope(own, bits, energies, n_sweeps=n_sweeps, seed=seed)
+        slope, error = (value if math.isfinite(value) else None for value in found)
+        told[name] = {"slope": slope, "slope_error": error, "n_states": len(bits), "n_sweeps": n_sweeps, "seed": seed}
+    return {"correlation": told["annealer"], "reference_correlation": told.get("gibbs", {})}
+
+
+def _gaps(run: RunDirectory, priors: Mapping[str, LatentPrior], settings: Mapping[str, Any]) -> dict[str, EnergyGap]:
+    """Gaps of the priors on the same events."""
     posterior, _ = run.load_tensors("posterior")
     draws, n_sweeps = _FINAL_DRAWS * int(settings["validation_draws"]), run.config().generation.n_sweeps
-    priors = {"annealer": prior}
-    if source.has("prior"):
-        other = LatentPrior(source.config(), prior.topology)
-        load_module(other.machine, with_prefix(source.load_tensors("prior")[0], "machine."))
-        priors["gibbs"] = other
     bits, energies, seed = posterior["validation_bits"], posterior["validation_energies"], int(settings["seed"])
     return {
         name: energy_gap(own, bits, energies, draws=draws, n_sweeps=n_sweeps, seed=seed) for name, own in priors.items()

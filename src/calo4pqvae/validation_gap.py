@@ -5,9 +5,14 @@ that very energy,
 
 .. math:: d_i = E(z_i | c_i) - \langle E(z | c_i) \rangle_m, \qquad \mathrm{gap} = \frac{1}{n} \sum_i d_i ,
 
-which is zero in the mean for a prior that has learned the law of the data. The events are independent, so that the
-standard error is that of the mean of the :math:`d_i`; the noise of the few samples an event is in it. Two priors are
-compared on the same events, by the paired differences of their :math:`d_i`.
+which is zero in the mean for a prior that has learned the law of the data. It is no proof: bits that are independent
+but have the right means have no gap either, since their energy is linear in the bits. What the couplings have learned
+shows in the **correlation slope** (:mod:`~calo4pqvae.prior.diagnostics`), one for a machine that has the correlations
+of the data over its couplers.
+
+The events are independent, so that the standard error of the gap is that of the mean of the :math:`d_i`; the noise of
+the few samples an event is in it. Two priors are compared on the same events, by the paired differences of their
+:math:`d_i`.
 
 Samples are drawn by block Gibbs from fair coins, whatever trained the prior: what is judged is the machine, as it will
 be used on a computer.
@@ -23,9 +28,10 @@ from torch import Tensor
 
 from calo4pqvae.errors import DataError
 from calo4pqvae.latent_prior import LatentPrior
+from calo4pqvae.prior.diagnostics import watch
 from calo4pqvae.seeds import stream
 
-__all__ = ["EnergyGap", "energy_gap", "paired_difference"]
+__all__ = ["EnergyGap", "correlation_slope", "energy_gap", "paired_difference"]
 
 FloatArray = NDArray[np.float64]
 
@@ -107,6 +113,32 @@ def energy_gap(
         for draw in range(draws)
     ]
     return EnergyGap(data.double().numpy(), torch.stack(model).double().numpy(), n_sweeps, seed)
+
+
+@torch.no_grad()
+def correlation_slope(
+    prior: LatentPrior, bits: Tensor, incident_energies: Tensor, *, n_sweeps: int, seed: int
+) -> tuple[float, float]:
+    """Slope of the correlations of samples against those of data, over the couplers, and its standard error.
+
+    Args:
+        prior: The prior.
+        bits: Latent bits (n, n_bits) of the data, twenty or more.
+        incident_energies: (n, 1) in MeV; one sample is drawn at each.
+        n_sweeps: Block Gibbs sweeps of a sample.
+        seed: Of the samples.
+
+    Returns:
+        Slope and error; NaN where the data have no correlation to see.
+
+    Raises:
+        PriorError: If there are too few states.
+    """
+    drawn = prior.sample(incident_energies, n_sweeps, stream(seed, "slope"))
+    states, samples = (prior.states(part, incident_energies) for part in (bits.float(), drawn))
+    condition = prior.condition(incident_energies)
+    found = watch(prior.machine, states, samples, condition, held=prior.clamped)
+    return found.slope, found.slope_error
 
 
 def paired_difference(one: EnergyGap, other: EnergyGap) -> tuple[float, float]:

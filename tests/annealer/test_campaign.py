@@ -109,7 +109,7 @@ class KilledError(BaseException):
 MOMENTS = ("before the call", "during the call", "before the file", "while the file is written", "before it is settled")
 
 
-@pytest.mark.parametrize("nth", [0, 1, 2])
+@pytest.mark.parametrize("nth", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 2))])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_at_any_moment_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, nth: int

@@ -58,7 +58,7 @@ def test_the_slice_has_partitions_of_different_sizes() -> None:
     assert len(couplings) > len(fields)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_moments_are_those_of_the_exact_law(seed: int) -> None:
     sampler, fields, couplings = small(seed)
     assert exact_law(fields, couplings, BETA).follows(spins_of(draw(sampler, fields, couplings)))

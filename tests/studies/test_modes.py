@@ -181,7 +181,7 @@ def test_relaxation_rates_of_gaussian_like_modes() -> None:
 
 
 def test_gains_take_the_place_of_a_quarter_in_a_dense_machine() -> None:
-    """Independent couplings near the glass: with a quarter the theory is far off, with measured gains it is right."""
+    """Independent couplings near the glass: memory within a tenth with measured gains, far off with a quarter."""
     n, strength = 200, 0.7  # J~ of the spins; a quarter would make the edge critical at 0.5
     machine = mode_machine((n, n), (), 4 * strength / math.sqrt(n), np.random.default_rng(5))
     generator = torch.Generator().manual_seed(1)

@@ -188,6 +188,7 @@ def _numbers(case: Measured, seed: int) -> dict[str, Any]:
         f"{beta:g}": _lengths(parts, seed) for beta, parts in sorted(case.by_beta.items())
     }
     told["mean squared difference of bits from two starts"] = case.starts_apart
+    told["mean of free bits, model and data"] = None if case.ones is None else list(case.ones)
     told["slope in beta at infinite temperature, exact"] = dict(case.slopes)
     return told
 
@@ -240,7 +241,7 @@ def _sweeps_text(settings: HighTemperatureSettings, measured: Sequence[Measured]
     """What the number of sweeps does, and whether the two starts meet."""
     parts = []
     for case in measured:
-        if case.starts_apart is None:
+        if case.starts_apart is None or case.ones is None:
             continue
         coins, data = (
             {n: parts["couplings"].as_data(seed)["norm_ratio"] for n, parts in case.by_sweeps[kind].items()}
@@ -252,11 +253,12 @@ def _sweeps_text(settings: HighTemperatureSettings, measured: Sequence[Measured]
             f"from coins, after as many {with_error(data[last])} from the data; means of bits from the two starts "
             f"differ by a mean square of {case.starts_apart:.2g} errors"
         )
-        parts.append(f"{text} ({'they meet' if case.starts_apart < _MET else 'they have not met'})")
+        text += " (they meet)" if case.starts_apart < _MET else " (they have not met)"
+        parts.append(f"{text}; {case.ones[0]:.3f} of the bits are one, {case.ones[1]:.3f} at the data")
     return (
         f"Number of sweeps, ratio of lengths of the couplings: {'; '.join(parts)}. Where the starts have not met, "
         f"chains have not forgotten theirs within {settings.plan.sweeps[-1]} sweeps, and epsilon belongs to the "
-        "procedure, not to the law of the machine."
+        "procedure, not to the law of the machine; where they meet far from the data, the law is not that of the data."
     )
 
 

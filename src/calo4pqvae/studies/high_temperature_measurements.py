@@ -108,6 +108,7 @@ class Measured:
         slopes: Slope in beta, at infinite temperature, of the ratio of lengths of each kind; exact.
         starts_apart: Mean squared difference of the means of all bits after the last sweep from the two starts, in
             units of its error: about 1 where both have come to one law. None where there is one start.
+        ones: Mean of all free bits from coins after the last sweep, and at the data; None without data.
     """
 
     label: str
@@ -117,6 +118,7 @@ class Measured:
     by_beta: Mapping[float, Mapping[str, EpsilonSummary]]
     slopes: Mapping[str, float]
     starts_apart: float | None
+    ones: tuple[float, float] | None
 
 
 def random_case(machine: BoltzmannMachine, std: float, seed: int) -> Case:
@@ -206,8 +208,12 @@ def measure(case: Case, plan: EpsilonPlan, seed: int, tell: Callable[[], None]) 
         state = sampler.sample(state, plan.beta_sweeps, generator, case.clamped, case.condition, beta)
         by_beta[beta] = _epsilon(case, plan, state, rng, beta).summaries
         tell()
-    apart = _apart(ends["data"], last, case) if "data" in ends else None
-    return Measured(case.label, last, case.groups, by_sweeps, by_beta, _slopes(case), apart)
+    apart = ones = None
+    if case.data is not None:
+        bits = _free_bits(case)
+        apart = _apart(ends["data"], last, bits)
+        ones = float(last.mean[bits].mean()), float(case.data[:, torch.from_numpy(bits)].mean())
+    return Measured(case.label, last, case.groups, by_sweeps, by_beta, _slopes(case), apart, ones)
 
 
 def _epsilon(case: Case, plan: EpsilonPlan, state: GibbsState, rng: np.random.Generator, beta: float) -> Epsilon:
@@ -217,9 +223,12 @@ def _epsilon(case: Case, plan: EpsilonPlan, state: GibbsState, rng: np.random.Ge
     )  # fmt: skip
 
 
-def _apart(one: Epsilon, other: Epsilon, case: Case) -> float:
-    """Mean squared difference of the means of free bits in units of its error, of bits that have one."""
-    bits = np.concatenate([places for name, places in case.groups.items() if name.startswith("biases")])
+def _free_bits(case: Case) -> IntArray:
+    return np.concatenate([places for name, places in case.groups.items() if name != "couplings"])
+
+
+def _apart(one: Epsilon, other: Epsilon, bits: IntArray) -> float:
+    """Mean squared difference of the means of bits in units of its error, of those that have one."""
     variances = one.mean_error[bits] ** 2 + other.mean_error[bits] ** 2
     squares = (one.mean[bits] - other.mean[bits]) ** 2
     return float((squares[variances > 0] / variances[variances > 0]).mean())

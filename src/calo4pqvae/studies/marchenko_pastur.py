@@ -70,7 +70,8 @@ class BulkFit:
         upper: Upper edge.
         distance: Largest distance of the two distribution functions.
         p_value: Share of random blocks with a larger distance, counting the block itself.
-        n_outside: Singular values above the largest that a random block of this scale may have.
+        n_outside: Singular values above the largest that a random block of the scale of the others may have.
+        rest_scale: Standard deviation of the entries without those modes.
         n_values: Singular values.
         n_draws: Random blocks behind the p-value.
     """
@@ -81,6 +82,7 @@ class BulkFit:
     distance: float
     p_value: float
     n_outside: int
+    rest_scale: float
     n_values: int
     n_draws: int
 
@@ -173,6 +175,7 @@ def fit_bulk(values: FloatArray, blocks: RandomBlocks, scale: float | None = Non
     null = blocks.distances if scale is None else blocks.stated_distances
     used = _scale(ordered, shape) if scale is None else scale
     lower, upper = bulk_edges(shape, used)
+    n_outside, rest_scale = _outside(ordered, blocks)
     distance = _distance(ordered, shape, used)
     return BulkFit(
         scale=used,
@@ -180,21 +183,22 @@ def fit_bulk(values: FloatArray, blocks: RandomBlocks, scale: float | None = Non
         upper=upper,
         distance=distance,
         p_value=(1 + int((null >= distance).sum())) / (1 + len(null)),
-        n_outside=_n_outside(ordered, blocks),
+        n_outside=n_outside,
+        rest_scale=rest_scale,
         n_values=len(values),
         n_draws=len(null),
     )
 
 
-def _n_outside(ordered: FloatArray, blocks: RandomBlocks) -> int:
-    """Values beyond the bulk of what is left when they are taken out, one after the other."""
-    shape = blocks.shape
+def _outside(ordered: FloatArray, blocks: RandomBlocks) -> tuple[int, float]:
+    """Values beyond the bulk of what is left when they are taken out, one after the other, and its scale."""
+    shape, scale = blocks.shape, 0.0
     for n_out in range(len(ordered)):
         rest = ordered[: len(ordered) - n_out]
         scale = math.sqrt(float((rest**2).sum()) / (max(shape) * (min(shape) - n_out)))
         if rest[-1] <= blocks.reach * bulk_edges(shape, scale)[1]:
-            return n_out
-    return len(ordered)
+            return n_out, scale
+    return len(ordered), scale
 
 
 def _scale(values: FloatArray, shape: tuple[int, int]) -> float:

@@ -24,6 +24,10 @@ an Ornstein-Uhlenbeck process in discrete time, as in the forward process of a d
 bits :math:`g = 1/4` and :math:`\alpha_k = \sigma_k / 4`. Where :math:`\alpha_k \ge 1` the Gaussian process has no
 stationary law: the mode is held by the bounds of the bits alone, and the theory ends.
 
+The fields are Gaussian if each is a sum over many bits that it hardly moves. In a dense random machine near the glass
+a bit moves what it is moved by (the reaction of Onsager), its field is a mixture of two normal laws, and the theory is
+off although gains are measured.
+
 For any number of partitions the same linear map of a sweep is that of a block Gauss-Seidel step, :math:`(1 - L)^{-1}
 R` with L and R the parts of :math:`G W` below and above the diagonal. Projections of the bits on its left eigenvectors
 with real eigenvalues :math:`\lambda_k` are autoregressions with the memory :math:`\lambda_k`, which is

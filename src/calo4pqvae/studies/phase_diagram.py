@@ -21,7 +21,7 @@ from pydantic import Field, field_validator
 from calo4pqvae.prior.machine import BoltzmannMachine
 from calo4pqvae.seeds import derive_seed, stream
 from calo4pqvae.studies.along_training import Training
-from calo4pqvae.studies.image_machines import bipartite_training, four_partite_training
+from calo4pqvae.studies.image_machines import ImageMachineSettings, bipartite_training, four_partite_training
 from calo4pqvae.studies.phase_figures import (
     diagram_figure,
     order_figure,
@@ -33,8 +33,8 @@ from calo4pqvae.studies.phase_measurements import Form, PlacedMachine, Scan, iid
 from calo4pqvae.studies.phase_report import PhaseResults, phase_numbers, phase_text
 from calo4pqvae.studies.placement import block_statistics, place
 from calo4pqvae.studies.shower_training import ShowerTraining, shower_training
-from calo4pqvae.studies.small_machines import LAWS
-from calo4pqvae.studies.study import Findings, Progress, Study, StudyFigure, StudySettings
+from calo4pqvae.studies.small_machines_measurements import LAWS
+from calo4pqvae.studies.study import Findings, Progress, Study, StudyFigure
 from calo4pqvae.studies.trained import shower_prior, shower_run
 
 __all__ = ["STUDY", "PhaseDiagramSettings"]
@@ -43,7 +43,7 @@ _N_IID = 10  # units of each side of the small machines
 _CORNERS = {"paramagnet": (0.0, 2.0), "spin glass": (0.0, 0.4), "ferromagnet": (2.0, 0.8)}
 
 
-class PhaseDiagramSettings(StudySettings):
+class PhaseDiagramSettings(ImageMachineSettings):
     """Settings of the study."""
 
     quarter_sizes: tuple[int, ...] = Field(
@@ -58,12 +58,8 @@ class PhaseDiagramSettings(StudySettings):
     n_burn: int = Field(1000, ge=1, description="sweeps before the first record")
     n_records: int = Field(60, ge=4)
     every: int = Field(10, ge=1, description="sweeps between records")
-    data: str = Field("mnist", description="images to train on: 'mnist', 'fashion-mnist', or what was fetched")
-    image_run: str | None = Field(None, description="finished run of a bipartite machine, in place of training one")
-    n_hidden: int = Field(100, ge=2, description="hidden bits of the bipartite machine")
-    epochs: int = Field(200, ge=1, description="epochs of the trainings on images")
     run: str | None = Field(None, description="finished run of a shower model, in place of training one")
-    short_showers: bool = Field(False, description="train the shower model on fewer showers")
+    is_short: bool = Field(False, description="whether a short training of the shower model will do")
     n_machines: int = Field(10, ge=3, description="machines along each training")
     n_iid: int = Field(20, ge=2, description="small machines of each law")
 
@@ -77,11 +73,12 @@ class PhaseDiagramSettings(StudySettings):
 
 def work(settings: PhaseDiagramSettings, folder: Path, seed: int, progress: Progress) -> Findings:
     """Does the study."""
+    trainings = _trainings(settings, folder, seed, progress)
+    showers = _showers(settings, folder, seed, progress)
     scans = _scans(settings, seed, progress)
     placed = _small_machines(settings, seed, progress)
-    for label, training in _trainings(settings, folder, seed, progress).items():
+    for label, training in trainings.items():
         placed += _along(label, training.steps, training.machines, settings, seed, progress)
-    showers = _showers(settings, folder, seed, progress)
     label = f"shower prior at {showers.energy_mev / 1000:g} GeV"
     placed += _along(label, showers.steps, showers.at_energy(showers.energy_mev), settings, seed, progress)
     whole = block_statistics(showers.source.machine)
@@ -175,10 +172,8 @@ def _small_machines(settings: PhaseDiagramSettings, seed: int, progress: Progres
 
 
 def _trainings(settings: PhaseDiagramSettings, folder: Path, seed: int, progress: Progress) -> dict[str, Training]:
-    bipartite = bipartite_training(
-        settings.data, settings.n_hidden, settings.epochs, settings.image_run, folder, seed, progress
-    )
-    four = four_partite_training(settings.data, settings.epochs, folder, seed, progress)
+    bipartite = bipartite_training(settings, folder, seed, progress)
+    four = four_partite_training(settings, folder, seed, progress)
     return {
         "bipartite, images": bipartite.thinned(settings.n_machines),
         "four-partite, images": four.thinned(settings.n_machines),
@@ -186,7 +181,7 @@ def _trainings(settings: PhaseDiagramSettings, folder: Path, seed: int, progress
 
 
 def _showers(settings: PhaseDiagramSettings, folder: Path, seed: int, progress: Progress) -> ShowerTraining:
-    path = shower_run(folder, settings.run, quick=settings.short_showers, seed=seed, progress=progress)
+    path = shower_run(folder, settings.run, quick=settings.is_short, seed=seed, progress=progress)
     return shower_training(shower_prior(path), settings.n_machines - 1, "learning the shower prior again", progress)
 
 
@@ -220,7 +215,7 @@ STUDY = Study(
         "n_records": 20,
         "n_hidden": 64,
         "epochs": 60,
-        "short_showers": True,
+        "is_short": True,
         "n_machines": 5,
         "n_iid": 10,
     },

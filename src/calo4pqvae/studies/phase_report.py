@@ -266,7 +266,7 @@ def _law_text(results: PhaseResults) -> str:
 def _training_text(label: str, group: Sequence[PlacedMachine]) -> str:
     first, last = group[0], group[-1]
     starts, ends = first.points, last.points
-    crossing = next((one.step for one in group if _phase(one.points[2]) != "paramagnet"), None)
+    crossed = next((one for one in group if _phase(one.points[2]) != "paramagnet"), None)
     text = (
         f"{label[0].upper()}{label[1:]}: over {last.step} steps the moments of the couplings move from J~ = "
         f"{starts[1].j_form:.3g}, J0~ = {starts[1].j0_form:.3g} to J~ = {ends[1].j_form:.3g}, J0~ = "
@@ -276,10 +276,10 @@ def _training_text(label: str, group: Sequence[PlacedMachine]) -> str:
         f"mode goes from {starts[2].j0_form:.3g} to {ends[2].j0_form:.3g} in a bulk of {ends[2].j_form:.3g}; "
     )
     text += (
-        "by its leading mode the machine stays a paramagnet. "
-        if crossing is None
-        else f"by its leading mode it is a {_phase(next(one for one in group if one.step == crossing).points[2])} from "
-        f"step {crossing} on at the latest. "
+        "by its leading mode, fields not counted, the machine stays a paramagnet. "
+        if crossed is None
+        else f"by its leading mode, fields not counted, it is a {_phase(crossed.points[2])} from step {crossed.step} "
+        "on at the latest. "
     )
     text += (
         f"Measured overlap of the spins {_pair(first.spin_overlap)} at the start and {_pair(last.spin_overlap)} at the "

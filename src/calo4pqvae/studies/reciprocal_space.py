@@ -20,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from calo4pqvae.prior.gibbs import BlockGibbsSampler
 from calo4pqvae.prior.machine import BoltzmannMachine
 from calo4pqvae.prior.partition_function import ais
 from calo4pqvae.seeds import derive_seed, stream
 from calo4pqvae.studies.along_training import Training, carried_chains
-from calo4pqvae.studies.image_machines import bipartite_training, four_partite_training
+from calo4pqvae.studies.image_machines import ImageMachineSettings, bipartite_training, four_partite_training
 from calo4pqvae.studies.marchenko_pastur import random_blocks
-from calo4pqvae.studies.modes import coupling_block, linear_modes, mode_machine, pattern_machine
+from calo4pqvae.studies.modes import coupling_block, linear_modes, mean_gains, mode_machine, pattern_machine
 from calo4pqvae.studies.reciprocal_space_dynamics import (
     ModeDynamics,
     Transient,
@@ -49,7 +50,7 @@ from calo4pqvae.studies.reciprocal_space_report import (
 )
 from calo4pqvae.studies.reciprocal_space_spectra import block_spectra, graph_spectra, random_graphs
 from calo4pqvae.studies.shower_training import shower_training
-from calo4pqvae.studies.study import Findings, Progress, Study, StudyFigure, StudySettings
+from calo4pqvae.studies.study import Findings, Progress, Study, StudyFigure
 from calo4pqvae.studies.trained import shower_prior, shower_run
 
 __all__ = ["STUDY", "ReciprocalSpaceSettings"]
@@ -62,15 +63,12 @@ _N_LAGS = 20
 _N_COINS = 40  # sweeps from coins
 
 
-class ReciprocalSpaceSettings(StudySettings):
+class ReciprocalSpaceSettings(ImageMachineSettings):
     """Settings of the study."""
 
-    data: str = Field("mnist", description="images to train on: 'mnist', 'fashion-mnist', or what was fetched")
-    image_run: str | None = Field(None, description="finished run of a bipartite machine, in place of training one")
     n_hidden: int = Field(100, ge=16, description="hidden bits of the bipartite machine")
-    epochs: int = Field(200, ge=1, description="epochs of the trainings on images")
     run: str | None = Field(None, description="finished run of a shower model, in place of training one")
-    short_showers: bool = Field(False, description="train the shower model on fewer showers")
+    is_short: bool = Field(False, description="whether a short training of the shower model will do")
     n_machines: int = Field(12, ge=3, description="machines along each training whose dynamics is followed")
     n_random: int = Field(999, ge=99, description="random blocks and graphs behind each test of a spectrum")
     n_modes: int = Field(6, ge=2, description="modes whose dynamics is followed")
@@ -84,12 +82,11 @@ class ReciprocalSpaceSettings(StudySettings):
 
 def work(settings: ReciprocalSpaceSettings, folder: Path, seed: int, progress: Progress) -> Findings:
     """Does the study."""
+    training = bipartite_training(settings, folder, seed, progress)
+    graphs = _graphs(settings, folder, seed, progress)
     planted = _planted(settings, seed)
     fair = [_dynamics(settings, label, [0], [machine], seed, progress)[0] for label, machine in planted.items()]
     modes_machine = next(iter(planted.values()))
-    training = bipartite_training(
-        settings.data, settings.n_hidden, settings.epochs, settings.image_run, folder, seed, progress
-    )
     shape = training.final.topology.sizes
     blocks = random_blocks((shape[0], shape[1]), settings.n_random, np.random.default_rng(derive_seed(seed, "blocks")))
     thinned = training.thinned(settings.n_machines)
@@ -103,7 +100,7 @@ def work(settings: ReciprocalSpaceSettings, folder: Path, seed: int, progress: P
         trained=_dynamics(settings, "bipartite, images", thinned.steps, thinned.machines, seed, progress),
         energies=_energies(settings, thinned, seed),
         learning=learn_modes(training, settings.n_learned),
-        graphs=_graphs(settings, folder, seed, progress),
+        graphs=graphs,
         seed=seed,
     )
     numbers = reciprocal_numbers(results)
@@ -146,11 +143,11 @@ def _dynamics(
 
 
 def _transient(settings: ReciprocalSpaceSettings, machine: BoltzmannMachine, seed: int) -> Transient:
-    modes = linear_modes(machine, np.full(machine.n_nodes, 0.25))
-    n = len(_AMPLITUDES)
-    return from_coins(
-        machine, modes.directions[:n], modes.amplitudes[:n], _N_COINS, 4 * settings.n_chains, stream(seed, "coins")
-    )
+    """Planted modes from coins, with the gains of the law that they come to."""
+    generator, sampler = stream(seed, "coins"), BlockGibbsSampler(machine)
+    state = sampler.sample(sampler.init(4 * settings.n_chains, generator), settings.n_burn, generator)
+    modes, n = linear_modes(machine, mean_gains(machine, state.states)), len(_AMPLITUDES)
+    return from_coins(machine, modes.directions[:n], modes.amplitudes[:n], _N_COINS, 4 * settings.n_chains, generator)
 
 
 def _log_z(settings: ReciprocalSpaceSettings, machine: BoltzmannMachine, seed: int) -> tuple[float, float, float]:
@@ -172,8 +169,8 @@ def _energies(settings: ReciprocalSpaceSettings, training: Training, seed: int) 
 
 def _graphs(settings: ReciprocalSpaceSettings, folder: Path, seed: int, progress: Progress) -> list[GraphPart]:
     """Spectra and dynamics of the two four-partite machines along their trainings."""
-    images = four_partite_training(settings.data, settings.epochs, folder, seed, progress)
-    path = shower_run(folder, settings.run, quick=settings.short_showers, seed=seed, progress=progress)
+    images = four_partite_training(settings, folder, seed, progress)
+    path = shower_run(folder, settings.run, quick=settings.is_short, seed=seed, progress=progress)
     showers = shower_training(shower_prior(path), 30, "learning the shower prior again", progress)
     energy = showers.energy_mev
     cases = (
@@ -197,9 +194,11 @@ def _figures(results: ReciprocalResults) -> list[StudyFigure]:
         StudyFigure(
             "spectra",
             "Singular values of the machine with hidden bits at the start and at the end of its training (histograms), "
-            "with the Marchenko-Pastur law of the couplings (line); singular values along the training with the upper "
-            "edge of the bulk at the start (dashed); eigenvalues of the four-partite coupling matrices at the end "
-            "(histograms) with those of random couplings of the same size on the same graph (line). Shower prior: "
+            "with the Marchenko-Pastur law of those within the bulk (line); eigenvalues of the four-partite coupling "
+            "matrices at the end (histograms) with those of random couplings of the same size on the same graph "
+            "(line). "
+            "Right: the largest values along two trainings, with the edge of the bulk at the start (dashed). Shower "
+            "prior: "
             "genuine Geant4 showers, not the official CaloChallenge dataset 2.",
             lambda: spectra_figure(results.blocks, results.spectra, results.graphs),
         ),
@@ -243,7 +242,7 @@ STUDY = Study(
     quick={
         "n_hidden": 64,
         "epochs": 60,
-        "short_showers": True,
+        "is_short": True,
         "n_machines": 6,
         "n_random": 199,
         "n_modes": 5,

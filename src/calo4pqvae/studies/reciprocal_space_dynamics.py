@@ -150,9 +150,9 @@ def measure_dynamics(
     if not 1 <= n_lags < n_sweeps:
         raise PriorError(f"{n_lags} lags cannot be had from {n_sweeps} sweeps; give fewer")
     n_gain = max(1, 4096 // state.n_chains)  # chains at several sweeps, so that the mean is good
-    gains = np.zeros(machine.n_nodes)
+    gains, sampler = np.zeros(machine.n_nodes), BlockGibbsSampler(machine)
     for _ in range(n_gain):
-        state = BlockGibbsSampler(machine).sample(state, 1, generator)
+        state = sampler.sample(state, 1, generator)
         gains += mean_gains(machine, state.states) / n_gain
     rates, directions = _modes(machine, gains, n_modes)
     bare, _ = _modes(machine, np.full(machine.n_nodes, 0.25), n_modes)

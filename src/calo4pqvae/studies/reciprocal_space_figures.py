@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from calo4pqvae.evaluation.canvas import grid, line_style, styled
-from calo4pqvae.studies.marchenko_pastur import RandomBlocks, singular_value_density
+from calo4pqvae.studies.marchenko_pastur import RandomBlocks, bulk_edges, singular_value_density
 from calo4pqvae.studies.reciprocal_space_dynamics import DriftCurve, ModeDynamics, Transient
 from calo4pqvae.studies.reciprocal_space_learning import ModeLearning
-from calo4pqvae.studies.reciprocal_space_spectra import BlockSpectrum
+from calo4pqvae.studies.reciprocal_space_spectra import BlockSpectrum, GraphSpectrum
 
 if TYPE_CHECKING:
     from calo4pqvae.studies.reciprocal_space_report import GraphPart
@@ -30,35 +30,41 @@ _AREA: dict[str, Any] = {"fill": True, "facecolor": "0.85", "edgecolor": "0.35",
 @styled
 def spectra_figure(blocks: RandomBlocks, spectra: Sequence[BlockSpectrum], graphs: Sequence["GraphPart"]) -> Figure:
     """Singular values at start and end and along the training; eigenvalues of the four-partite machines."""
-    figure, panels, _ = grid(3 + len(graphs), width=3.7, height=3.5)
+    figure, panels, _ = grid(3, 2, width=4.3, height=3.5)
     for axes, one, title in zip(panels, (spectra[0], spectra[-1]), ("start", "end"), strict=False):
         _singular_values(axes, one, blocks)
         axes.set_title(f"bipartite, images: {title}, p = {one.fit.p_value:.2g}", fontsize=9)
-    _along(panels[2], spectra)
-    for axes, part in zip(panels[3:], graphs, strict=True):
+    panels[1].set_yscale("log")
+    _along(panels[2], spectra, spectra[0].fit.upper, r"largest $\sigma_k$")
+    panels[2].set_title("bipartite, images", fontsize=9)
+    for axes, part in zip(panels[3:5], graphs, strict=True):
         _eigenvalues(axes, part)
+    edge = graphs[-1].graphs.reach * graphs[-1].spectra[0].fit.scale
+    _along(panels[5], graphs[-1].spectra, edge, r"largest $\lambda_k$")
+    panels[5].set_title(graphs[-1].label, fontsize=9)
     return figure
 
 
 def _singular_values(axes: Axes, one: BlockSpectrum, blocks: RandomBlocks) -> None:
-    top = float(one.values[0])
-    edges = np.linspace(0.0, 1.05 * max(top, one.fit.upper), 31)
+    """The law is that of the values within the bulk, with their share of all values as its area."""
+    edges = np.linspace(0.0, 1.05 * max(float(one.values.max()), one.fit.upper), 31)
     counts = np.histogram(one.values, edges)[0] / (len(one.values) * np.diff(edges))
     axes.stairs(counts, edges, label="machine", **_AREA)
-    x = np.linspace(one.fit.lower, one.fit.upper, 400)
-    law = singular_value_density(x, blocks.shape, one.fit.scale)
+    x = np.linspace(*bulk_edges(blocks.shape, one.fit.rest_scale), 400)
+    share = 1 - one.fit.n_outside / len(one.values)
+    law = share * singular_value_density(x, blocks.shape, one.fit.rest_scale)
     axes.plot(x, law, color="black", linewidth=1.2, label="Marchenko-Pastur")
     axes.set(xlabel=r"singular value $\sigma$", ylabel="density")
     axes.legend(fontsize=8)
 
 
-def _along(axes: Axes, spectra: Sequence[BlockSpectrum]) -> None:
+def _along(axes: Axes, spectra: Sequence[BlockSpectrum] | Sequence[GraphSpectrum], edge: float, name: str) -> None:
     steps = np.array([one.step for one in spectra])
-    for k in range(min(_N_SHOWN, len(spectra[0].values))):
-        axes.plot(steps + 1, [one.values[k] for one in spectra], color=f"{0.1 + 0.08 * k:.2f}", linewidth=1.1)
-    axes.axhline(spectra[0].fit.upper, color="black", linestyle="--", linewidth=1.0, label="edge at the start")
-    axes.set(xscale="log", yscale="log", xlabel="learning step + 1", ylabel=r"largest $\sigma_k$")
-    axes.set_title("bipartite, images", fontsize=9)
+    largest = np.array([np.sort(one.values)[::-1][:_N_SHOWN] for one in spectra])
+    for k in range(largest.shape[1]):
+        axes.plot(steps + 1, largest[:, k], color=f"{0.1 + 0.08 * k:.2f}", linewidth=1.1)
+    axes.axhline(edge, color="black", linestyle="--", linewidth=1.0, label="edge at the start")
+    axes.set(xscale="log", yscale="log", xlabel="learning step + 1", ylabel=name)
     axes.legend(fontsize=8, loc="upper left")
 
 
@@ -191,7 +197,8 @@ def learning_figure(learning: ModeLearning, trained: Sequence[ModeDynamics]) -> 
         panels[0].plot(learning.times[near], grown[near], color=style["color"], linestyle=":", linewidth=1.3)
     panels[0].axhline(learning.edge, color="black", linestyle="--", linewidth=1.0)
     panels[0].set(yscale="log", xlabel="sum of the learning rates t", ylabel=r"$|W^T c_k|$")
-    panels[0].legend(fontsize=8, loc="lower right")
+    panels[0].set_ylim(bottom=0.15 * float(learning.amplitudes[0, shown].min()))
+    panels[0].legend(fontsize=8, loc="lower right", ncols=2)
     top = 1.1 * float(max(learning.theory.max(), learning.rates.max()))
     panels[1].plot([0, top], [0, top], color="black", linewidth=1.0)
     panels[1].errorbar(

@@ -25,6 +25,7 @@ _WRONG = 1.1  # factor of the variance in the planted error
 _VISIBLE = 0.05  # memory from which on a relaxation rate is compared
 _N_TOLD = 6  # singular values in the numbers
 _WITHIN = 0.10
+_FAR = 5.0  # standard deviations of chi-square
 
 
 @dataclass(frozen=True)
@@ -296,6 +297,8 @@ def _trained_text(results: ReciprocalResults) -> str:
     off = next((case.step for case in results.trained if _is_off(case)), None)
     parts = results.energies[-1]
     shares = _energy_numbers(parts, results.seed)
+    limit = drift.freedom + _FAR * math.sqrt(2 * drift.freedom)
+    verdict = "not a process of Ornstein and Uhlenbeck" if drift.chi_square > limit else "a line within its errors"
     text = "Trained machine with hidden bits: "
     text += (
         "no mode reaches an amplitude of one with gains of a quarter. "
@@ -310,8 +313,7 @@ def _trained_text(results: ReciprocalResults) -> str:
     return text + (
         f"Farthest from a line is the drift of mode {k + 1} at step {one.step} (chi-square {drift.chi_square:.0f} for "
         f"{drift.freedom} points, noise from end to end by a factor of {drift.noise_spread:.1f}, excess kurtosis "
-        f"{with_error(estimate(one.fit.kurtosis[k], one.fit.kurtosis_error[k], 1))}): not a process of Ornstein and "
-        "Uhlenbeck. "
+        f"{with_error(estimate(one.fit.kurtosis[k], one.fit.kurtosis_error[k], 1))}): {verdict}. "
         "At the end the slowest mode has memory "
         f"{with_error(estimate(last.fit.memory[0], last.fit.memory_error[0], 1))} "
         f"(theory {last.rates[0]:.3f}), and the first five modes hold {with_error(shares['share of the first 5'])} of "
@@ -328,18 +330,20 @@ def _is_off(one: ModeDynamics) -> bool:
 def _learning_text(one: ModeLearning) -> str:
     ratio = one.rates / one.theory
     reached = [int(step) for step in one.crossings[~np.isnan(one.crossings)]]
+    late = len(one.rates) - len(reached)
+    order = (
+        "in the order of their strength"
+        if reached == sorted(reached)
+        else "not strictly in the order of their strength"
+    )
     return (
         f"Learning: up to step {one.steps[one.n_window]}, where couplings are small, the {len(one.rates)} strongest "
-        "modes of the "
-        f"data grow at {ratio.mean():.3f} (from {ratio.min():.3f} to {ratio.max():.3f}) of the rates mu / 4 of the "
-        "linear theory "
-        f"(rank correlation {one.rank_correlation:.2f}; errors of a rate up to {one.rate_errors.max():.4f}). They pass "
-        "the edge "
-        f"of the bulk at steps {', '.join(map(str, reached))}, in the order of their strength"
-        f"{'' if reached == sorted(reached) else ' but for neighbours'}; {len(one.rates) - len(reached)} of them never "
-        "do. "
-        f"{one.alignment[-1]:.2f} of the leading singular vector lies within these modes at the end, "
-        f"{one.alignment.max():.2f} at most."
+        f"modes of the data grow at {ratio.mean():.3f} (from {ratio.min():.3f} to {ratio.max():.3f}) of the rates mu / "
+        "4 "
+        f"of the linear theory (rank correlation {one.rank_correlation:.2f}; errors of a rate up to "
+        f"{one.rate_errors.max():.4f}). They pass the edge of the bulk at steps {', '.join(map(str, reached))}, {order}"
+        f"{f'; {late} of them never do' if late else ''}. Of the leading singular vector {one.alignment[-1]:.2f} lies "
+        f"within these modes at the end, {one.alignment.max():.2f} at most."
     )
 
 

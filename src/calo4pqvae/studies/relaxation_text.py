@@ -62,8 +62,8 @@ def _exact(found: Numbers) -> str:
         f"exact second eigenvalue {verdict} (chi-square {square['value']:.1f}, p = {square['p_value']:.2g}); the "
         f"slowest ({slow['machine']}, beta {slow['beta']:g}) has {slow['exact']['value']:.3g} sweeps exactly and "
         f"{with_error(slow['slowest_function'])} measured. Energy and leading mode can be blind to the slowest memory: "
-        f"at worst the energy showed {worst['energy']['value'] / worst['exact']['value']:.0%} of the exact time "
-        f"({worst['machine']}, beta {worst['beta']:g})."
+        f"at worst the energy showed {100 * worst['energy']['value'] / worst['exact']['value']:.0f} % of the exact "
+        f"time ({worst['machine']}, beta {worst['beta']:g})."
     )
 
 
