@@ -156,11 +156,12 @@ def test_a_hundred_reads_of_a_full_chip_give_beta_within_half_a_per_cent(name: s
         machine.biases.copy_(0.2 * torch.randn(topology.n_nodes, generator=generator))
     placement = place(topology, annealer.nodelist, annealer.edgelist, prune=True)
     problem = ising_problem(machine, 0.7 * annealer.chip.beta, placement=placement)
-    found = maximum_pseudo_likelihood(annealer.read(problem, 100))
-    (truth,) = annealer.sampler.reveal()
-    assert found.error < 0.004 * truth.beta
-    assert abs(found.value - truth.beta) < min(3 * found.error, 0.005 * truth.beta)
-    assert abs(truth.beta - annealer.chip.beta) < 1e-9
+    found = [maximum_pseudo_likelihood(annealer.read(problem, 100)) for _ in range(12)]
+    shifts = np.array([estimate.value for estimate in found]) / annealer.chip.beta - 1
+    quoted = np.array([estimate.error for estimate in found]) / annealer.chip.beta
+    assert np.sqrt((shifts**2).mean()) < 0.005
+    assert abs(shifts.mean()) < 4.5 * quoted.mean() / np.sqrt(12)
+    assert quoted.max() < 0.0045
 
 
 def test_bootstrap_is_that_of_refits() -> None:

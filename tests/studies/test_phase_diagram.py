@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from calo4pqvae.errors import ConfigError
+from calo4pqvae.errors import CheckpointError, ConfigError
 from calo4pqvae.studies.phase_diagram import STUDY
 from calo4pqvae.training import train
 from tests.small_runs import tiny_config, tiny_file
@@ -57,10 +57,12 @@ def test_trainings_are_kept_for_other_studies(result: Path) -> None:
     assert kept == ["images", "images", "mnist"]
 
 
-def test_settings_that_make_no_diagram_are_refused() -> None:
+def test_settings_and_runs_that_make_no_diagram_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="need 0, for the spin glass"):
         STUDY.configure(overrides=["j0_ratios=[0.5, 2.0]"])
     with pytest.raises(ConfigError, match="coldest"):
         STUDY.configure(overrides=["coldest=1.5"])
+    with pytest.raises(CheckpointError, match="no run directory"):
+        STUDY.run(STUDY.configure(overrides=(*SMALL, f"run={tmp_path / 'nowhere'}")), tmp_path, seed=1)
     quick = STUDY.configure(quick=True)
     assert quick.model_dump()["j0_ratios"][0] == 0.0

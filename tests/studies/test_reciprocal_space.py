@@ -73,9 +73,12 @@ def test_modes_grow_as_the_data_say(numbers: dict[str, Any]) -> None:
     assert shower["eigenvalues along the training"][0]["step"] == 0
 
 
-def test_bad_settings_and_runs_are_refused(tmp_path: Path) -> None:
+def test_bad_settings_and_runs_are_refused(result: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="n_chains"):
         STUDY.configure(overrides=["n_chains=8"])
-    settings = STUDY.configure(overrides=(*SMALL, f"image_run={tmp_path / 'nothing'}"))
-    with pytest.raises(CheckpointError, match="no run"):
-        STUDY.run(settings, tmp_path, seed=1)
+    for name in ("run", "image_run"):
+        settings = STUDY.configure(
+            overrides=(*SMALL, f"run={result.parent.parent / 'run'}", f"{name}={tmp_path / 'no'}")
+        )
+        with pytest.raises(CheckpointError, match="no run"):
+            STUDY.run(settings, tmp_path, seed=1)

@@ -73,8 +73,8 @@ class PhaseDiagramSettings(ImageMachineSettings):
 
 def work(settings: PhaseDiagramSettings, folder: Path, seed: int, progress: Progress) -> Findings:
     """Does the study."""
-    trainings = _trainings(settings, folder, seed, progress)
     showers = _showers(settings, folder, seed, progress)
+    trainings = _trainings(settings, folder, seed, progress)
     scans = _scans(settings, seed, progress)
     placed = _small_machines(settings, seed, progress)
     for label, training in trainings.items():

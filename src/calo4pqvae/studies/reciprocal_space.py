@@ -82,8 +82,9 @@ class ReciprocalSpaceSettings(ImageMachineSettings):
 
 def work(settings: ReciprocalSpaceSettings, folder: Path, seed: int, progress: Progress) -> Findings:
     """Does the study."""
+    showers = shower_run(folder, settings.run, quick=settings.is_short, seed=seed, progress=progress)
     training = bipartite_training(settings, folder, seed, progress)
-    graphs = _graphs(settings, folder, seed, progress)
+    graphs = _graphs(settings, showers, folder, seed, progress)
     planted = _planted(settings, seed)
     fair = [_dynamics(settings, label, [0], [machine], seed, progress)[0] for label, machine in planted.items()]
     modes_machine = next(iter(planted.values()))
@@ -167,11 +168,12 @@ def _energies(settings: ReciprocalSpaceSettings, training: Training, seed: int) 
     return [correlation_energy(machine, state.states) for machine, state in carried]
 
 
-def _graphs(settings: ReciprocalSpaceSettings, folder: Path, seed: int, progress: Progress) -> list[GraphPart]:
+def _graphs(
+    settings: ReciprocalSpaceSettings, run: Path, folder: Path, seed: int, progress: Progress
+) -> list[GraphPart]:
     """Spectra and dynamics of the two four-partite machines along their trainings."""
     images = four_partite_training(settings, folder, seed, progress)
-    path = shower_run(folder, settings.run, quick=settings.is_short, seed=seed, progress=progress)
-    showers = shower_training(shower_prior(path), 30, "learning the shower prior again", progress)
+    showers = shower_training(shower_prior(run), 30, "learning the shower prior again", progress)
     energy = showers.energy_mev
     cases = (
         ("four-partite, images", images.steps, images.machines, images.machines, ""),
