@@ -63,6 +63,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.parametrize(("growth", "is_warned"), [("none", True), ("40.0", False)])
+def test_sweeps_below_the_relaxation_time_are_told(
+    growth: str, is_warned: bool, command: Command, tmp_path: Path
+) -> None:
+    measured = ["--set", "measure_every=8", "--set", "measure_sweeps=40", "--set", f"sweeps_growth={growth}"]
+    said = command("train", "--out", tmp_path / "run", *options(n_sweeps=1, learning_rate=0.5, epochs=12), *measured)
+    assert ("fewer than the relaxation time" in said) == is_warned
+
+
 def test_drawn_bits_and_their_picture(command: Command, trained: Path, tmp_path: Path) -> None:
     said = command(
         "sample",

@@ -22,6 +22,7 @@ from calo4pqvae import __version__
 from calo4pqvae.cli import app, main
 from calo4pqvae.config import Config, load_config, preset_names
 from calo4pqvae.prior_config import load_prior_config
+from calo4pqvae.studies.registry import STUDIES, load_study
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -125,12 +126,15 @@ def test_every_block_says_whether_it_is_run(block: Block) -> None:
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_and_options_exist(line: str) -> None:
     words = shlex.split(line)[1:]
-    load = load_prior_config if words[0] == "prior" else load_config
+    unit = words[0]
+    load = load_prior_config if unit == "prior" else load_config
     command = typer.main.get_command(app)
     while hasattr(command, "commands"):
         command = command.commands[words.pop(0)]
     given = command.make_context("calo4pqvae", words).params  # fails on unknown options and missing arguments
-    if "settings" in given:
+    if unit == "study" and given["name"] in STUDIES:
+        load_study(given["name"]).configure(quick=given["quick"], overrides=given["settings"] or [])
+    elif "settings" in given:
         load(given.get("config"), given["settings"] or [])
 
 

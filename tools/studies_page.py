@@ -21,6 +21,7 @@ from PIL import Image
 
 from calo4pqvae.atomic import atomic_path, write_text
 from calo4pqvae.studies.index import read_results
+from calo4pqvae.studies.registry import STUDIES
 
 FIGURES = "figures/studies"
 MOST_BYTES = 150 * 1024
@@ -65,6 +66,9 @@ def main() -> None:
         old.unlink()
     sections = [section(result, arguments.studies, folder) for result in results]
     write_text(arguments.docs / "studies.md", "\n".join([HEAD, *sections]))
+    missing = [name for name in STUDIES if name not in {str(result["study"]) for result in results}]
+    if missing:
+        print(f"not on the page, since {arguments.studies} has no result of them: {', '.join(missing)}")
 
 
 def section(result: Mapping[str, Any], studies: Path, folder: Path) -> str:

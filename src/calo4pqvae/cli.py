@@ -19,7 +19,7 @@ from calo4pqvae.generate_command import generate_annealed, given_words
 from calo4pqvae.prior_commands import prior_app
 from calo4pqvae.study_commands import study
 from calo4pqvae.terminal import bars as progress_bars
-from calo4pqvae.terminal import complaints, console
+from calo4pqvae.terminal import complaints, console, print_mixing
 
 __all__ = ["main"]
 
@@ -344,9 +344,7 @@ def _train(config: Any, out: Path, *, resume: bool, overwrite: bool) -> None:  #
 
         run = train_model(config, out, resume=resume, overwrite=overwrite, report=tell)
     console.print(f"trained model in {run.path}", soft_wrap=True)
-    measured = [row["warning"] for row in run.metrics() if row["stage"] == "mixing"]
-    if measured and measured[-1]:
-        console.print(f"[yellow]warning:[/] {measured[-1]}", soft_wrap=True, highlight=False)
+    print_mixing(run.metrics())
 
 
 def _evaluate(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from calo4pqvae.errors import ConfigError
-from calo4pqvae.terminal import bars, console, print_table
+from calo4pqvae.terminal import bars, console, print_mixing, print_table
 
 __all__ = ["prior_app"]
 
@@ -50,6 +50,7 @@ def train(
     from calo4pqvae.prior_config import load_prior_config
     from calo4pqvae.prior_runs import stored_config
     from calo4pqvae.prior_training import train_prior_alone
+    from calo4pqvae.rundir import RunDirectory
 
     if resume is not None:
         if out is not None and out != resume:
@@ -68,6 +69,7 @@ def train(
 
         run = train_prior_alone(chosen, folder, resume=resume is not None, overwrite=overwrite, progress=tell)
     console.print(f"trained machine in {run.path}", soft_wrap=True)
+    print_mixing(RunDirectory(run.path).metrics())
 
 
 @prior_app.command("sample")

@@ -10,7 +10,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["Bars", "bars", "complaints", "console", "print_table"]
+__all__ = ["Bars", "bars", "complaints", "console", "print_mixing", "print_table"]
 
 console = Console(quiet=os.environ.get("RANK", "0") != "0")  # one of several processes speaks for all
 complaints = Console(stderr=True)
@@ -57,6 +57,13 @@ def bars() -> Iterator[Bars]:
                 raise
     finally:
         complaints.quiet = False
+
+
+def print_mixing(metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Prints the warning of the last measurement of the mixing among rows of metrics, if there is one."""
+    warnings = [row["warning"] for row in metrics if row["stage"] == "mixing"]
+    if warnings and warnings[-1]:
+        console.print(f"[yellow]warning:[/] {warnings[-1]}", soft_wrap=True, highlight=False)
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
