@@ -225,29 +225,6 @@ def _for_each(code: _Code, start: ir.Value, stop: ir.Value, body: Callable[[ir.V
     b.position_at_end(rest[0])
 
 
-def _either(
-    code: _Code, own: ir.Value, each: Callable[[], list[ir.Value]], one: Callable[[], ir.Value]
-) -> list[ir.Value]:
-    """Vectors of 4 x 16 chains: each of its own or, if ``own`` is zero, one for all."""
-    b = code.b
-    many, single, after = (b.append_basic_block(name) for name in ("many", "single", "after"))
-    b.cbranch(b.icmp_signed("!=", own, _long(0)), many, single)
-    b.position_at_end(many)
-    loaded = each()
-    b.branch(after)
-    b.position_at_end(single)
-    same = one()
-    b.branch(after)
-    b.position_at_end(after)
-    values = []
-    for vector in loaded:
-        value = b.phi(vector.type)
-        value.add_incoming(vector, many)
-        value.add_incoming(same, single)
-        values.append(value)
-    return values
-
-
 def _sum_rows(code: _Code, n_rows: int, span: tuple[ir.Value, ...], given: Given) -> list[list[ir.Value]]:
     """Fields of a group in steps, [row][part of 16 chains]: constant, shared and own neighbours."""
     b = code.b
@@ -284,27 +261,37 @@ def _sum_rows(code: _Code, n_rows: int, span: tuple[ir.Value, ...], given: Given
 
 
 def _constant(code: _Code, given: Given, row: ir.Value) -> list[ir.Value]:
-    """Constant part of a row's field."""
+    """Constant part of a row's field, 4 x 16 chains: each of its own, or one for all."""
+    b = code.b
+    each, one, after = (b.append_basic_block(name) for name in ("each", "one", "after"))
+    b.cbranch(b.icmp_signed("!=", given["has_own_fields"], _long(0)), each, one)
+    b.position_at_end(each)
+    base = b.add(given["fields"], b.mul(row, _long(4 * 64)))
+    own = [code.load(code.address(base, 64 * part), _INTS) for part in range(_PARTS)]
+    b.branch(after)
+    b.position_at_end(one)
+    same = code.splat(code.entry(given["fields"], row, _I32, 4), _INTS)
+    b.branch(after)
+    b.position_at_end(after)
+    values = []
+    for vector in own:
+        value = b.phi(_INTS)
+        value.add_incoming(vector, each)
+        value.add_incoming(same, one)
+        values.append(value)
+    return values
 
-    def each() -> list[ir.Value]:
-        base = code.b.add(given["fields"], code.b.mul(row, _long(4 * 64)))
-        return [code.load(code.address(base, 64 * part), _INTS) for part in range(_PARTS)]
 
-    return _either(
-        code, given["has_own_fields"], each, lambda: code.splat(code.entry(given["fields"], row, _I32, 4), _INTS)
-    )
-
-
-def _draw_row(code: _Code, given: Given, row: ir.Value, sums: list[ir.Value], random: _Random) -> None:
+def _draw_row(code: _Code, given: Given, row: ir.Value, sums: list[ir.Value], source: _Random) -> None:
     """Draws one row for 64 chains and stores its word."""
     b = code.b
     place = b.add(given["words"], code.entry(given["places"], row, _I64, 8))
     if not code.has_brackets:
         for part, x in enumerate(_logs(code, given, row, sums)):
-            bits = _is_below(code, b.bitcast(random.draw(), _INTS), x)
+            bits = _is_below(code, b.bitcast(source.draw(), _INTS), x)
             code.store(b.bitcast(bits, _I16), code.address(place, 2 * part), align=2)
         return
-    drawn = [random.draw() for _ in range(2)]
+    drawn = [source.draw() for _ in range(2)]
     units = _units(code, given, row, sums)
     flips = [b.icmp_signed("<", part, _shorts(0)) for part in units]
     is_open = ir.Constant(_I32, 0)
@@ -317,7 +304,7 @@ def _draw_row(code: _Code, given: Given, row: ir.Value, sums: list[ir.Value], ra
     exact, after = b.append_basic_block("exact"), b.append_basic_block("after")
     b.cbranch(b.icmp_unsigned("!=", is_open, ir.Constant(_I32, 0)), exact, after).set_weights([1, 63])
     b.position_at_end(exact)
-    _draw_again(code, _logs(code, given, row, sums), flips, drawn, place, random)
+    _draw_again(code, _logs(code, given, row, sums), flips, drawn, place, source)
     b.branch(after)
     b.position_at_end(after)
 
@@ -362,12 +349,12 @@ def _squeeze(code: _Code, given: Given, value: ir.Value, drawn: ir.Value) -> tup
 
 
 def _draw_again(
-    code: _Code, logs: list[ir.Value], flips: list[ir.Value], drawn: list[ir.Value], place: ir.Value, random: _Random
+    code: _Code, logs: list[ir.Value], flips: list[ir.Value], drawn: list[ir.Value], place: ir.Value, source: _Random
 ) -> None:
     """Draws one row with 32 random bits a chain, of which ``drawn`` are the upper 16."""
     b = code.b
     for half in range(2):
-        more = random.draw()
+        more = source.draw()
         for part in (2 * half, 2 * half + 1):
             lane = _LANES * (part % 2)
             flip, upper, lower = (code.lanes(vector, lane) for vector in (flips[half], drawn[half], more))
@@ -401,10 +388,10 @@ def _updater(n_rows: int, is_mixed: bool) -> Any:  # noqa: ANN401
         code = _Code(builder, features, is_mixed)
         given = {name: code.load(code.address(table, 8 * at), _I64, align=8) for at, name in enumerate(TABLE)}
         sums = _sum_rows(code, n_rows, (start, stop, row, shift), given)
-        random = _Random(code, given["streams"])
+        source = _Random(code, given["streams"])
         for place in range(n_rows):
-            _draw_row(code, given, builder.add(row, _long(place)), sums[place], random)
-        random.keep()
+            _draw_row(code, given, builder.add(row, _long(place)), sums[place], source)
+        source.keep()
         return context.get_dummy_value()
 
     def update(_context: Any, _table: Any, _start: Any, _stop: Any, _row: Any, _shift: Any) -> Any:  # noqa: ANN401

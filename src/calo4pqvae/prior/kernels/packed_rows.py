@@ -21,6 +21,7 @@ from calo4pqvae.prior.topology import IntArray, Topology
 __all__ = ["PackedRows"]
 
 _LARGEST_GROUP = 4
+_DENSE_FROM = 0.1  # coupled share of all pairs
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ class _Builder:
 
     def shared(self, members: list[int]) -> list[int]:
         """Neighbours that all rows of a group have; none for a group of one."""
-        first, *others = (self.neighbours[node] for node in members)
-        return [node for node in first if all(node in other for other in others)] if others else []
+        sets = [self.neighbours[node].keys() for node in members]
+        return sorted(set(sets[0]).intersection(*sets[1:])) if len(sets) > 1 else []
 
     def shape(self, members: list[int]) -> tuple[int, int, list[int]]:
         """Groups in this order change the lengths of the loops over neighbours as seldom as can be."""
@@ -148,7 +149,7 @@ def _grouped(free: list[int], matrix: sparse.csr_array) -> list[list[int]]:
     if not free:
         return []
     part = matrix[free]
-    overlaps = (part @ part.T).tocsr()
+    overlaps = _overlaps(part)
     left = set(range(len(free)))
     pairs, groups = [], []
     for first in range(len(free)):
@@ -165,6 +166,14 @@ def _grouped(free: list[int], matrix: sparse.csr_array) -> list[list[int]]:
             continue
         left.difference_update(groups[-1] if n_four > 0 and 3 * n_four >= 2 * n_two else pairs[-1])
     return [[free[row] for row in sorted(members)] for members in groups + pairs + [[row] for row in sorted(left)]]
+
+
+def _overlaps(part: sparse.csr_array) -> sparse.csr_array:
+    """How many neighbours each two rows share; dense products are faster where many are shared."""
+    if part.nnz < _DENSE_FROM * part.shape[0] * part.shape[1]:
+        return (part @ part.T).tocsr()
+    dense = part.toarray().astype(np.float32)
+    return sparse.csr_array((dense @ dense.T).astype(np.int32))
 
 
 def _companions(first: int, left: set[int], overlaps: sparse.csr_array) -> list[int]:
