@@ -55,14 +55,17 @@ def test_same_graph_same_numbering() -> None:
 
 
 def test_couplers_to_held_partitions_do_not_count() -> None:
-    topology = chip_topology("zephyr", 2, 32)
+    """Summed over several divisions: a single one is found by annealing from eigenvectors, and may end in a tie."""
+    topology = chip_topology("zephyr", 4, 64)
 
-    def latent(arranged: Topology) -> int:
-        region, free = region_of_node(arranged, 8), arranged.partition > 0
+    def latent(n_regions: int, held: tuple[int, ...]) -> int:
+        arranged = arrange_in_regions(topology, n_regions, held=held)
+        region, free = region_of_node(arranged, n_regions), arranged.partition > 0
         first, second = arranged.edges.T
         return int(((region[first] == region[second]) & free[first] & free[second]).sum())
 
-    assert latent(arrange_in_regions(topology, 8, held=(0,))) > latent(arrange_in_regions(topology, 8))
+    divisions = (4, 6, 8)
+    assert sum(latent(n, (0,)) for n in divisions) > 1.03 * sum(latent(n, ()) for n in divisions)
 
 
 def test_regions_come_densest_first() -> None:
