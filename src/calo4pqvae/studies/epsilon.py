@@ -10,8 +10,8 @@ Take :math:`-\langle \beta E \rangle` for :math:`\ln Z` and differentiate all of
 
 so that the second term is :math:`-\epsilon` times the first, which is the exact gradient. With :math:`\partial_{W_{ij}}
 E = -z_i z_j` and :math:`\partial_{b_i} E = -z_i` it is :math:`\beta\,\mathrm{Cov}(E, x) / \langle x \rangle` of the
-statistic x that belongs to the parameter. At high temperature the bits are fair coins and the covariance a polynomial in
-the parameters,
+statistic x that belongs to the parameter. At high temperature the bits are fair coins and the covariance a polynomial
+in the parameters,
 
 .. math::
     \frac{\epsilon_{b_i}}{\beta} \to -\frac{b_i}{2} - \frac{1}{4} \sum_{j \sim i} W_{ij}, \qquad
