@@ -252,6 +252,10 @@ def _text(
         showers = f"{settings.joint_showers}" if settings.joint_showers else "all"
         lead = f"Joint training from nothing ({showers} showers, epochs: {settings.joint_epochs})"
         text += _part_text("joint", lead, numbers)
+        text.append(
+            "In the joint training the machine starts from fair coins, alone from the means of the posterior bits: "
+            "what a slow rate costs first in a short joint training is these means, and the distances show it."
+        )
     else:
         text.append("The joint trainings were left out (joint_epochs = 0); the full form has them.")
     text += [f"Diverged: {one.part}, {one.arm}, seed {one.seed}: {one.diverged}." for one in outcomes if one.diverged]
@@ -263,7 +267,8 @@ def _part_text(part: str, lead: str, numbers: Mapping[str, Any]) -> list[str]:
     told = "; ".join(
         f"{name}: FPD {with_error(way['FPD 362'])} (within a sample ± {way['FPD 362, error within a sample']:.2g}), "
         f"energy gap {with_error(way['energy gap, nats'])} nats, slope of pair covariances "
-        f"{with_error(way['slope of pair covariances'])}, couplings moved by {with_error(way['couplings moved, rms'])}"
+        f"{with_error(way['slope of pair covariances'])}, couplings moved by "
+        f"{with_error(way['couplings moved, rms'])}, biases by {with_error(way['biases moved, rms'])}"
         for name, way in ways.items()
     )
     changes = " ".join(
