@@ -216,9 +216,9 @@ def _text(settings: VariantsSettings, numbers: Mapping[str, Any], origin: str, j
         rate = load_config(settings.config).prior.joint_learning_rate
         text.append(
             "In joint training the machine starts from fair coins. At the rate of the presentation (SGD, "
-            f"{rate:g}) lively-grass-519 needs a long training to reach even the means of its bits: the distance between "
-            "its generated showers and those of its posterior bits tells how far the machine has come, not how good the "
-            "gradient is."
+            f"{rate:g}) lively-grass-519 needs a long training to reach even the means of its bits: the distance "
+            "between its generated showers and those of its posterior bits tells how far the machine has come, not how "
+            "good the gradient is."
         )
     if changes:
         text.append(f"FPD x 1000, after minus before, one switch at a time: {'; '.join(changes)}.")
