@@ -126,6 +126,7 @@ def test_a_trained_run_is_a_run_like_any_other(source: Path, tmp_path: Path) -> 
     assert contents(out) == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unfinished")
 def test_correlations_are_learned_and_labelled(source: Path, tmp_path: Path) -> None:
     """Bits that follow a partner on the chip in nine of ten events: the slope of correlations goes from 0 to 1."""
