@@ -256,9 +256,7 @@ def study(
     quick: Annotated[bool, typer.Option("--quick", help="The form that takes minutes.")] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change one setting; calo4pqvae study --settings shows them."
-        ),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; calo4pqvae study --settings shows them."),
     ] = None,
     seed: SeedOption = 1,
 ) -> None:
