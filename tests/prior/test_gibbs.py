@@ -117,6 +117,8 @@ def test_extreme_fields_give_certain_bits() -> None:
         (lambda s, x: s.sample(x, 1, seeded(), condition=torch.zeros(3, 2)), "3 conditions for 4"),
         (lambda s, x: s.sample(x, 1, seeded(), condition=torch.zeros(4, 2)), "takes no condition"),
         (lambda s, x: s.sample(x, 1, seeded(), beta=torch.ones(3)), "beta has shape"),
+        (lambda s, x: s.sample(x, 1, seeded(), beta=float("nan")), "beta is NaN or infinite"),
+        (lambda s, x: s.sample(x, 1, seeded(), beta=torch.full((4,), float("inf"))), "beta is NaN or infinite"),
         (lambda *_: GibbsState(torch.full((2, 8), 0.5)), "zeros and ones"),
         (lambda *_: GibbsState(torch.zeros(8)), "zeros and ones"),
     ],
@@ -135,6 +137,14 @@ def test_a_machine_with_nan_is_refused() -> None:
         machine.biases[0] = float("nan")
     with pytest.raises(PriorError, match="NaN"):
         sampler.sample(start, 1, seeded())
+
+
+def test_a_condition_that_is_no_number_is_refused() -> None:
+    sampler = BlockGibbsSampler(tiny_machine(n_condition=2))
+    condition = torch.zeros(4, 2)
+    condition[1, 0] = float("nan")
+    with pytest.raises(PriorError, match="give finite conditions"):
+        sampler.sample(sampler.init(4, seeded()), 1, seeded(), condition=condition)
 
 
 @pytest.mark.gpu

@@ -185,7 +185,7 @@ def test_brackets_that_do_not_hold_are_found(
 def test_fields_beyond_the_exponential_are_certain(beta: float) -> None:
     machine = BoltzmannMachine(independent_topology((2,)))
     with torch.no_grad():
-        machine.biases.copy_(torch.tensor([1e6, -1e6]))
+        machine.biases.copy_(torch.tensor([2e4, -2e4]))
     sampler, generator = BlockGibbsSampler(machine, "packed"), torch.Generator().manual_seed(8)
     drawn = sampler.sample(sampler.init(6400, generator), 3, generator, beta=beta).states.mean(dim=0)
     if beta:
@@ -222,6 +222,31 @@ def test_a_huge_coupling_costs_the_others_nothing(beta: float | torch.Tensor) ->
     states[:, held] = 1.0
     drawn = sampler.sample(GibbsState(states), 40, generator, held, beta=beta).states
     assert_samples_boltzmann(drawn, machine, clamped=held)
+
+
+@pytest.mark.parametrize("size", [1e6, 1e8, 1e38])
+@pytest.mark.parametrize("beta", [1.0, torch.ones(100_000)], ids=["one beta", "own betas"])
+def test_pairs_that_never_meet_leave_the_other_couplings_as_they_are(size: float, beta: float | torch.Tensor) -> None:
+    """A huge repulsion is silent in every state that occurs, and must not make the integer steps coarse."""
+    machine = tiny_machine((3, 1, 2, 2), seed=4)
+    with torch.no_grad():
+        machine.couplings[0] = -size
+    sampler, generator = BlockGibbsSampler(machine), torch.Generator().manual_seed(12)
+    drawn = sampler.sample(sampler.init(100_000, generator), 60, generator, beta=beta).states
+    assert sampler.choice is not None
+    assert sampler.choice.name == ("packed" if size == 1e6 else "torch")
+    assert size == 1e6 or "fallback from packed: couplings or fields of" in sampler.choice.reason
+    assert_samples_boltzmann(drawn, machine)
+
+
+def test_parameters_that_grow_between_calls_change_the_kernel() -> None:
+    machine = random_machine(GRAPHS["zephyr"], 0.1, seed=18)
+    sampler, generator = BlockGibbsSampler(machine, "packed"), torch.Generator().manual_seed(19)
+    state = sampler.sample(sampler.init(64, generator), 1, generator)
+    with torch.no_grad():
+        machine.biases[0] = 1e9
+    with pytest.raises(ConfigError, match="too coarse"):
+        sampler.sample(state, 1, generator)
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.3, 1e-6, 50.0, 1e7])

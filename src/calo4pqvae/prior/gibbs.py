@@ -27,7 +27,7 @@ from torch import Tensor
 
 from calo4pqvae.errors import PriorError
 from calo4pqvae.prior.kernels.call import Kernel, SweepCall
-from calo4pqvae.prior.kernels.choice import KernelChoice, KernelName, Workload, choose_kernel
+from calo4pqvae.prior.kernels.choice import LARGEST_OF_INTEGERS, KernelChoice, KernelName, Workload, choose_kernel
 from calo4pqvae.prior.kernels.torch_blocks import TorchBlocks
 from calo4pqvae.prior.kernels.triton_blocks import TritonBlocks
 from calo4pqvae.prior.machine import BoltzmannMachine
@@ -123,7 +123,8 @@ class BlockGibbsSampler:
             The new state, exact bits.
 
         Raises:
-            PriorError: If a shape does not fit, a parameter is not finite, or ``n_sweeps`` is negative.
+            PriorError: If a shape does not fit, a parameter, condition or beta is not finite, or ``n_sweeps`` is
+                negative.
         """
         self.machine.check_finite()
         self._check(state, n_sweeps, condition, beta)
@@ -133,11 +134,12 @@ class BlockGibbsSampler:
             raise PriorError(f"the clamp mask has {len(mask)} entries for {self.machine.n_nodes} bits; give one each")
         if n_sweeps == 0:
             return state
-        prepared = self._prepare(mask, state.n_chains)
+        fields, couplings = self.machine.fields(condition).detach(), self.machine.couplings.detach()
+        prepared = self._prepare(mask, state.n_chains, _largest(fields, couplings, beta))
         call = SweepCall(
             states=states,
-            fields=self.machine.fields(condition).detach(),
-            couplings=self.machine.couplings.detach(),
+            fields=fields,
+            couplings=couplings,
             neighbours=self.machine.neighbours,
             beta=beta,
             n_sweeps=n_sweeps,
@@ -145,12 +147,13 @@ class BlockGibbsSampler:
         )
         return GibbsState.of_bits(prepared.kernel.run(prepared.plan, call))
 
-    def choose(self, n_chains: int, clamped: NDArray[np.bool_] | None = None) -> KernelChoice:
+    def choose(self, n_chains: int, clamped: NDArray[np.bool_] | None = None, largest: float = 0.0) -> KernelChoice:
         """The kernel that a call of some size takes.
 
         Args:
             n_chains: Number of chains.
             clamped: Mask (N,) of the bits to hold.
+            largest: Largest coupling or field, times beta.
 
         Raises:
             ConfigError: If the kernel that was asked for cannot run here.
@@ -158,20 +161,20 @@ class BlockGibbsSampler:
         topology = self.machine.topology
         n_free = topology.n_nodes if clamped is None else int((~clamped).sum())
         degree = 2 * topology.n_edges / max(1, topology.n_nodes)
-        workload = Workload(n_free, degree, n_chains, topology.n_partitions)
+        workload = Workload(n_free, degree, n_chains, topology.n_partitions, largest)
         return choose_kernel(self.kernel, self.machine.device, workload)
 
-    def _prepare(self, mask: NDArray[np.bool_], n_chains: int) -> "_Prepared":
+    def _prepare(self, mask: NDArray[np.bool_], n_chains: int, largest: float) -> "_Prepared":
         """Keeps the lists of the latest mask: calls of few sweeps would otherwise spend their time on them."""
-        device = self.machine.device
-        if self._latest is not None and self._latest.fits(mask, device, n_chains):
+        device, kind = self.machine.device, (n_chains, largest > LARGEST_OF_INTEGERS)
+        if self._latest is not None and self._latest.fits(mask, device, kind):
             return self._latest
-        self.choice = self.choose(n_chains, mask)
+        self.choice = self.choose(n_chains, mask, largest)
         if self._latest is None or not self._latest.serves(mask, device, self.choice):
             kernel = _open(self.choice)
             plan = kernel.plan(self.machine.topology, mask, device)
             self._latest = _Prepared(self.choice, kernel, plan, mask.tobytes(), device)
-        self._latest.sizes.add(n_chains)
+        self._latest.kinds.add(kind)
         return self._latest
 
     def _check(self, state: GibbsState, n_sweeps: int, condition: Tensor | None, beta: float | Tensor) -> None:
@@ -186,6 +189,8 @@ class BlockGibbsSampler:
             raise PriorError(f"{len(condition)} conditions for {state.n_chains} chains; give one for each")
         if isinstance(beta, Tensor) and beta.ndim > 0 and beta.shape != (state.n_chains,):
             raise PriorError(f"beta has shape {tuple(beta.shape)}; give a number or one for each chain")
+        if not bool(torch.isfinite(torch.as_tensor(beta, dtype=torch.float32)).all()):
+            raise PriorError("an inverse temperature beta is NaN or infinite; give finite numbers")
 
 
 @dataclass(frozen=True)
@@ -197,11 +202,11 @@ class _Prepared:
     plan: Any
     mask: bytes
     device: torch.device
-    sizes: set[int] = field(default_factory=set)  # numbers of chains for which the kernel is known to be the choice
+    kinds: set[tuple[int, bool]] = field(default_factory=set)  # chains, and whether parameters are too large for packed
 
-    def fits(self, mask: NDArray[np.bool_], device: torch.device, n_chains: int) -> bool:
+    def fits(self, mask: NDArray[np.bool_], device: torch.device, kind: tuple[int, bool]) -> bool:
         """Whether a call needs no other kernel and no other plan."""
-        return n_chains in self.sizes and (self.mask, self.device) == (mask.tobytes(), device)
+        return kind in self.kinds and (self.mask, self.device) == (mask.tobytes(), device)
 
     def serves(self, mask: NDArray[np.bool_], device: torch.device, choice: KernelChoice) -> bool:
         """Whether the plan serves a call that has chosen its kernel."""
@@ -217,6 +222,14 @@ def _open(choice: KernelChoice) -> Kernel[Any]:
     if choice.name == "triton":
         return TritonBlocks()
     return TorchBlocks({"torch-sparse": 2.0, "torch-dense": 0.0}.get(choice.name, 0.4))
+
+
+def _largest(fields: Tensor, couplings: Tensor, beta: float | Tensor) -> float:
+    """Largest coupling or field, times the largest beta."""
+    sizes = [max(float(-part.min()), float(part.max())) for part in (fields, couplings) if part.numel()]
+    if not np.isfinite(sizes).all():
+        raise PriorError("fields of the chains hold NaN or infinity; give finite conditions")
+    return max(sizes) * float(torch.as_tensor(beta).abs().max())
 
 
 def _as_mask(clamped: Tensor | NDArray[np.bool_]) -> NDArray[np.bool_]:
