@@ -50,7 +50,7 @@ that studies share are trained once, in `trained/`; `--set run=RUN` takes a fini
 
 *This page was made by `python tools/studies_page.py` from the results of the commands that it names. Where showers are
 mentioned, they are genuine Geant4 showers but not the official data sets of the CaloChallenge, unless the text says
-otherwise.*
+otherwise. The seconds beside a command are its wall time, some of it beside other work.*
 """
 
 
