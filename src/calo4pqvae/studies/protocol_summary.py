@@ -35,6 +35,7 @@ METRICS: Mapping[str, Callable[[Measured], float]] = {
 
 _SURE = 2.0  # standard errors of a difference that is noticed
 _WANTED_SPEED = 50.0
+_ROUNDING = 1e-12
 
 Number = dict[str, float | int | None]
 
@@ -74,8 +75,11 @@ def mean_of(values: Sequence[float] | np.ndarray[Any, np.dtype[np.float64]], see
     found = np.array([value for value in values if math.isfinite(value)])
     if not len(found):
         return estimate(math.nan, None, 0, seed)
+    mean = float(found.mean())
     error = None if len(found) < 2 else float(found.std(ddof=1)) / math.sqrt(len(found))
-    return estimate(float(found.mean()), error, len(found), seed)
+    if error is not None and error < _ROUNDING * abs(mean):  # all repeats are equal
+        error = 0.0
+    return estimate(mean, error, len(found), seed)
 
 
 def numbers_of_cell(cell: Cell, seed: int) -> dict[str, Any]:
@@ -254,7 +258,11 @@ def _claim_text(cells: Sequence[Cell], ours: str, claim: Mapping[str, Any]) -> s
 
 
 def _rules_text(courses: Sequence[RuleCourse]) -> str:
-    told: dict[str, list[str]] = {}
-    for course in courses:
-        told.setdefault(f"{course.setting} (true {course.true:.2f})", []).append(f"{course.rule} {course.verdict}")
-    return "Temperature rules. " + " ".join(f"{name}: {'; '.join(parts)}." for name, parts in told.items())
+    told = []
+    for setting in dict.fromkeys(course.setting for course in courses):
+        group = [course for course in courses if course.setting == setting]
+        low, high = min(course.true for course in group), max(course.true for course in group)
+        true = f"{low:.2f}" if high - low < 0.005 else f"{low:.2f} to {high:.2f} from rule to rule"
+        parts = "; ".join(f"{course.rule} {course.verdict}" for course in group)
+        told.append(f"{setting} (true beta {true}): {parts}.")
+    return "Temperature rules. " + " ".join(told)

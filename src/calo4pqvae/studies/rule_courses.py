@@ -65,7 +65,7 @@ class Toy:
     @property
     def name(self) -> str:
         """In words."""
-        return f"{self.n_spins} spins, exact, true {self.true:g}"
+        return f"{self.n_spins} spins, exact"
 
     def energies(self) -> FloatArray:
         """Energies of all states, (2^n,)."""
