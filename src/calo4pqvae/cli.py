@@ -15,7 +15,7 @@ from rich.markup import escape
 from calo4pqvae import __version__
 from calo4pqvae.annealer_commands import annealer_app
 from calo4pqvae.errors import CaloError
-from calo4pqvae.generate_command import generate_annealed, given_words
+from calo4pqvae.generate_command import generate_annealed, given_words, wants_annealer
 from calo4pqvae.prior_commands import prior_app
 from calo4pqvae.study_commands import study
 from calo4pqvae.terminal import bars as progress_bars
@@ -172,17 +172,9 @@ def generate(
     from calo4pqvae.generation import load_model, parse_energies
 
     words = given_words(annealer, mode, condition, protocol, slips, bins, polish, prune, limit)
-    if sampler == "annealer":
-        if prior != "boltzmann" or sweeps is not None or device == "cuda":
-            raise ConfigError("--prior, --sweeps and --device cuda are for --sampler gibbs: leave them out")
+    if wants_annealer(sampler, words, prior != "boltzmann" or sweeps is not None or device == "cuda"):
         generate_annealed(run, out, energies, n, seed, words)
         return
-    if sampler != "gibbs":
-        raise ConfigError(f"--sampler '{sampler}' is unknown: use gibbs or annealer")
-    if words:
-        raise ConfigError(
-            f"--{next(iter(words))} is for --sampler annealer: add it, or leave --{next(iter(words))} out"
-        )
     if prior not in ("boltzmann", "independent"):
         raise ConfigError(f"--prior '{prior}' is unknown: use boltzmann or independent")
     if sweeps is not None and sweeps < 1:

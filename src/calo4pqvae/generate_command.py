@@ -6,7 +6,7 @@ from typing import Any, get_args
 from calo4pqvae.errors import ConfigError
 from calo4pqvae.terminal import bars, console
 
-__all__ = ["generate_annealed", "given_words"]
+__all__ = ["generate_annealed", "given_words", "wants_annealer"]
 
 
 def given_words(
@@ -24,6 +24,30 @@ def given_words(
     words: dict[str, Any] = {"annealer": annealer, "mode": mode, "condition": condition, "protocol": protocol}
     words |= {"slips": slips, "bins": bins, "polish": polish, "prune": prune or None, "limit": limit}
     return {name: value for name, value in words.items() if value is not None}
+
+
+def wants_annealer(sampler: str, words: dict[str, Any], has_others: bool) -> bool:
+    """Whether an annealer is asked for.
+
+    Args:
+        sampler: ``gibbs`` or ``annealer``.
+        words: Options of the annealer that were given.
+        has_others: Whether options of the other sampler were given.
+
+    Raises:
+        ConfigError: If there is no such sampler, or an option is not for it.
+    """
+    if sampler == "annealer":
+        if has_others:
+            raise ConfigError("--prior, --sweeps and --device cuda are for --sampler gibbs: leave them out")
+        return True
+    if sampler != "gibbs":
+        raise ConfigError(f"--sampler '{sampler}' is unknown: use gibbs or annealer")
+    if words:
+        raise ConfigError(
+            f"--{next(iter(words))} is for --sampler annealer: add it, or leave --{next(iter(words))} out"
+        )
+    return False
 
 
 def generate_annealed(
