@@ -173,7 +173,9 @@ def _access(one: Measured) -> float:
 
 def _pull(number: Number) -> float:
     value, error = number["value"], number["error"]
-    return value / error if value is not None and error else 0.0
+    if value is None or error is None or value == 0:
+        return 0.0
+    return value / error if error else math.copysign(math.inf, value)
 
 
 def _stages(found: Sequence[Measured]) -> tuple[list[Errors], list[Errors]]:
