@@ -210,7 +210,7 @@ STUDY = Study(
         "quarter_sizes": (8, 16, 32),
         "j0_ratios": (0.0, 1.2, 2.0),
         "n_levels": 10,
-        "n_disorder": 24,
+        "n_disorder": 18,
         "n_burn": 200,
         "n_records": 20,
         "n_hidden": 64,
