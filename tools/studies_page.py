@@ -26,7 +26,7 @@ from calo4pqvae.studies.registry import STUDIES
 FIGURES = "figures/studies"
 MOST_BYTES = 150 * 1024
 WIDEST = 1100  # pixels
-SMALLER = ((64, 1.0), (32, 1.0), (32, 0.8), (16, 0.7), (16, 0.5))  # colours and size, until a figure is small enough
+SMALLER = ((256, 1.0), (64, 1.0), (32, 0.8), (16, 0.7), (16, 0.5))  # colours and size, until a figure is small enough
 
 HEAD = """# Studies
 
@@ -98,7 +98,9 @@ def write_smaller(source: Path, target: Path) -> None:
     whole = min(1.0, WIDEST / image.width)
     for colours, size in SMALLER:
         shape = (round(image.width * whole * size), round(image.height * whole * size))
-        small = image.resize(shape, Image.Resampling.LANCZOS).quantize(colours, dither=Image.Dither.NONE)
+        small = image.resize(shape, Image.Resampling.LANCZOS).quantize(
+            colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        )
         buffer = io.BytesIO()
         small.save(buffer, format="png", optimize=True)
         if buffer.tell() < MOST_BYTES:
