@@ -446,6 +446,7 @@ CASES: dict[str, tuple[Case, str]] = {
     "evaluation of few": (evaluation_of_few, "showers"),
     "evaluation of another width": (evaluation_of_another_width, "368 voxels a shower"),
     "evaluation on another data set": (lambda b: evaluate(b, b.showers, "--dataset", "ds3"), "try geometry ds2"),
+    "evaluation with a negative seed": (lambda b: evaluate(b, b.showers, "--seed", "-1"), "greater than or equal to 0"),
     "evaluation on an unknown data set": (lambda b: evaluate(b, b.showers, "--dataset", "ds22"), "did you mean"),
     "evaluation of energies in GeV": (evaluation_of_incident_energies_in_gev, "look like GeV"),
     "evaluation of voxels in GeV": (evaluation_of_voxels_in_gev, "look like GeV"),

@@ -25,7 +25,7 @@ SpecOption = Annotated[
     ),
 ]
 ModeOption = Annotated[str, typer.Option(help="ideal, calibrated or stress, of an emulator.")]
-SeedOption = Annotated[int, typer.Option(help="Seed.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed.")]
 EnergiesOption = Annotated[str | None, typer.Option(help="Incident energies in MeV, as for generate.")]
 PruneOption = Annotated[bool, typer.Option("--prune", help="Leave out what is gone from the chip, with a report.")]
 LimitOption = Annotated[float | None, typer.Option(help="Most access time in seconds; no call is made beyond it.")]

@@ -45,7 +45,7 @@ DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 DatasetOption = Annotated[str, typer.Option("--dataset", help="Built-in geometry or binning XML file.")]
 ReferenceArgument = Annotated[str, typer.Argument(help="Geant4 showers that the model never saw; or 'bundled'.")]
 ReportOption = Annotated[Path, typer.Option(help="Folder of the report.")]
-EvaluationSeedOption = Annotated[int, typer.Option(help="Seed of splits, bootstraps and classifiers.")]
+EvaluationSeedOption = Annotated[int, typer.Option(min=0, help="Seed of splits, bootstraps and classifiers.")]
 MetricsOption = Annotated[
     str,
     typer.Option(help="default, all, or of distances,separation,wasserstein,prdc,correlations,calo4pqvae-226."),
@@ -143,7 +143,7 @@ def generate(
     out: Annotated[Path, typer.Option(help="Shower file to write.")],
     energies: Annotated[str, typer.Option(help="LOW:HIGH:log, LOW:HIGH:lin, a list, or a file; in MeV.")],
     n: Annotated[int | None, typer.Option("--n", "-n", help="Number of showers (-n under torchrun).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed; default: the run's generation.seed.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed; default: the run's generation.seed.")] = None,
     prior: Annotated[
         str, typer.Option(help="boltzmann, or independent (the baseline without couplings).")
     ] = "boltzmann",
@@ -201,7 +201,7 @@ def reconstruct(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     showers: Annotated[Path, typer.Argument(help="Shower file to encode and decode.")],
     out: Annotated[Path, typer.Option(help="Shower file to write.")],
-    seed: Annotated[int, typer.Option(help="Seed.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 1,
     device: DeviceOption = "auto",
 ) -> None:
     """Encode showers to posterior bits and decode them again."""
@@ -252,7 +252,7 @@ def compare(
 def report(
     run: Annotated[Path, typer.Argument(help="Run directory of a finished training.")],
     n: Annotated[int | None, typer.Option("--n", "-n", help="Showers generated with each prior.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Generate with a run, compare with its held-out showers, write the report into the run."""

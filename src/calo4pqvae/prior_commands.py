@@ -16,7 +16,7 @@ prior_app = typer.Typer(
 
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")]
 RunArgument = Annotated[Path, typer.Argument(help="Run directory of a finished training.")]
-SeedOption = Annotated[int, typer.Option(help="Seed.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 StartOption = Annotated[
     str, typer.Option(help="Where chains begin: chains (of the training), data or coins.", show_default=True)
@@ -198,7 +198,7 @@ def loglik(
             "log Z from": direction,
             "log-likelihood (nats)": f"{told['value']:.2f} ± {told['error']:.2f} ± {told['log_z_error']:.2f} (log Z)",
             "states": str(told["n_states"]),
-            "ESS": f"{found['log_z'][direction]['ess']:.0f}",
+            "ESS": "-" if direction == "exact" else f"{found['log_z'][direction]['ess']:.0f}",
             "reliable": "yes" if told["is_reliable"] else "NO",
         }
         for name, directions in found["log_likelihood"].items()

@@ -37,7 +37,7 @@ def study(
             help="Change one setting; with 'all' also NAME.KEY=VALUE.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="With 'all': do finished studies anew too.")] = False,
     show_settings: Annotated[bool, typer.Option("--settings", help="Show the settings of the study and stop.")] = False,
 ) -> None:
