@@ -179,6 +179,11 @@ def test_resume_of_an_interrupted_training(showers: Path, tmp_path: Path, comman
         assert (tmp_path / "run" / name).read_bytes() == (whole.path / name).read_bytes()
 
 
+def hear_interruptions() -> None:
+    """In a child: tests that run in the background of a shell have it ignored, and children would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_says_so_and_can_be_resumed(showers: Path, tmp_path: Path) -> None:
     config = tiny_config(showers, {"training.epochs": 100_000})
     settings, run = tmp_path / "settings.toml", tmp_path / "run"
@@ -189,6 +194,7 @@ def test_ctrl_c_says_so_and_can_be_resumed(showers: Path, tmp_path: Path) -> Non
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=hear_interruptions,
     ) as process:
         deadline = time.monotonic() + 120
         while not (run / "checkpoint.safetensors").exists() and process.poll() is None:
