@@ -154,7 +154,6 @@ def test_with_all_a_setting_reaches_every_study_that_has_it(command: Command, tm
     ("arguments", "message"),
     [
         (["dise"], "there is no study 'dise': the nearest one is 'dice'"),
-        (["dice", "--seed", "-1"], "--seed -1 is negative"),
         (["dice", "--set", "n_throws=0"], "setting 'n_throws' = 0 cannot be used"),
         (["dice", "--set", "dice.n_throws=1"], "unknown setting 'dice.n_throws' of the study dice"),
         (["all", "--set", "throws=1"], "is no setting of any study"),
@@ -168,5 +167,12 @@ def test_bad_input_is_told_before_any_work(
 ) -> None:
     with pytest.raises(CaloError, match=message):
         command(*arguments, "--out", tmp_path)
+    assert calls == []
+
+
+def test_a_negative_seed_is_refused_by_the_command_line(command: Command, calls: list[str], tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="greater than or equal to 0") as refused:
+        command("dice", "--seed", "-1", "--out", tmp_path)
+    assert type(refused.value).__name__ == "BadParameter"
     assert calls == []
     assert list(tmp_path.iterdir()) == []

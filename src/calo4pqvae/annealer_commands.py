@@ -264,8 +264,6 @@ def study(
     from calo4pqvae.studies.annealer_protocols import STUDY
     from calo4pqvae.studies.index import write_index
 
-    if seed < 0:
-        raise ConfigError(f"--seed {seed} is negative: use 0 or more")
     chosen = STUDY.configure(quick=quick, overrides=settings or [])
     with bars() as shown:
         result = STUDY.run(chosen, out, seed, shown.show)

@@ -53,8 +53,6 @@ def study(
         for one in studies:
             _show_settings(one)
         return
-    if seed < 0:
-        raise ConfigError(f"--seed {seed} is negative: use 0 or more")
     chosen = _chosen(studies, settings or [], quick=quick, is_all=name == _ALL)
     try:
         if name == _ALL:
