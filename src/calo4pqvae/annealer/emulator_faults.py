@@ -1,11 +1,23 @@
 """Faults that the emulator makes on request, each like that of a real call.
 
-| kind | what the caller sees | what it has used |
-|---|---|---|
-| ``"rejected"`` | :class:`SolverOfflineError`, named as in D-Wave's client | nothing |
-| ``"timeout"`` | :class:`EmulatedTimeoutError`, a ``TimeoutError``: the call has run, its answer is lost | all of it |
-| ``"connection"`` | :class:`EmulatedConnectionError`, a ``ConnectionError``: likewise | all of it |
-| ``"truncated"`` | an answer with half of the reads, in which nothing says so | all of it |
+.. list-table::
+   :header-rows: 1
+
+   * - kind
+     - what the caller sees
+     - what it has used
+   * - ``"rejected"``
+     - :class:`SolverOfflineError`, named as in D-Wave's client
+     - nothing
+   * - ``"timeout"``
+     - :class:`EmulatedTimeoutError`, a ``TimeoutError``: the call has run, its answer is lost
+     - all of it
+   * - ``"connection"``
+     - :class:`EmulatedConnectionError`, a ``ConnectionError``: likewise
+     - all of it
+   * - ``"truncated"``
+     - an answer with half of the reads, in which nothing says so
+     - all of it
 """
 
 from typing import Literal, get_args

@@ -1,19 +1,34 @@
 """What an emulated annealer does wrong, and by how much: three modes and every number behind them.
 
-| setting | basis |
-|---|---|
-| beta | documented one-qubit temperature of the chip |
-| drift | mechanism documented ("a few mK"); size and memory **assumed** |
-| heat of programming | mechanism documented, worst for many calls with few reads; size and decay **assumed** |
-| temperature offset | form T = a + b / J from arXiv 2512.03162; size assumed, off |
-| errors of h and J | documented for late (``calibrated``) and early (``stress``) freeze-out; h scale 1 % documented |
-| background susceptibility | documented -0.015 to -0.04; off, since it couples every qubit to all second neighbours |
-| flux offsets | 10 micro flux quanta documented; what compensation leaves, a fifth, **assumed** |
-| DAC steps | documented half-steps 0.0082 and 0.0045; off, below the control errors |
-| sweeps | **assumed**: 200 for 20 microseconds, in proportion, 2,000 at most |
-| readout flips | documented as 0.001 at most for the full chip, i.e. about 2e-7 a qubit; 2e-6 in ``stress`` |
-| polarisation | documented on Advantage, not seen on Advantage2; size **assumed**, on in ``stress`` alone |
-| failed programming | documented as less than a tenth of all; off but in ``stress`` |
+.. list-table::
+   :header-rows: 1
+
+   * - setting
+     - basis
+   * - beta
+     - documented one-qubit temperature of the chip
+   * - drift
+     - mechanism documented ("a few mK"); size and memory **assumed**
+   * - heat of programming
+     - mechanism documented, worst for many calls with few reads; size and decay **assumed**
+   * - temperature offset
+     - form T = a + b / J from arXiv 2512.03162; size assumed, off
+   * - errors of h and J
+     - documented for late (``calibrated``) and early (``stress``) freeze-out; h scale 1 % documented
+   * - background susceptibility
+     - documented -0.015 to -0.04; off, since it couples every qubit to all second neighbours
+   * - flux offsets
+     - 10 micro flux quanta documented; what compensation leaves, a fifth, **assumed**
+   * - DAC steps
+     - documented half-steps 0.0082 and 0.0045; off, below the control errors
+   * - sweeps
+     - **assumed**: 200 for 20 microseconds, in proportion, 2,000 at most
+   * - readout flips
+     - documented as 0.001 at most for the full chip, i.e. about 2e-7 a qubit; 2e-6 in ``stress``
+   * - polarisation
+     - documented on Advantage, not seen on Advantage2; size **assumed**, on in ``stress`` alone
+   * - failed programming
+     - documented as less than a tenth of all; off but in ``stress``
 
 Documented: D-Wave's pages "Errors", "Solver properties" and "Operation and timing". A number marked as assumed supports
 no claim about a chip.

@@ -3,14 +3,30 @@ r"""Protocols: in which order beta is estimated and conditioned samples are draw
 A machine has to be divided by the annealer's inverse temperature, which is not known, drifts from programming to
 programming, and falls with the heat of frequent programming. The protocols differ in what they pay to know it:
 
-| name | beta | a sample |
-|---|---|---|
-| ``before-each`` | energy rule before each sample, started at the last one | one read of its own programming |
-| ``once`` | energy rule once, for the first condition | likewise |
-| ``once-with-wait`` | likewise | likewise, after 2.5 s of rest |
-| ``one-read-per-call`` | energy rule, each read of it a programming of its own | likewise |
-| ``same-reads`` | pseudo-likelihood of the reads that are used, no other programming | one of many of a programming |
-| ``tracked`` | likewise, through a running estimate over programmings | likewise |
+.. list-table::
+   :header-rows: 1
+
+   * - name
+     - beta
+     - a sample
+   * - ``before-each``
+     - energy rule before each sample, started at the last one
+     - one read of its own programming
+   * - ``once``
+     - energy rule once, for the first condition
+     - likewise
+   * - ``once-with-wait``
+     - likewise
+     - likewise, after 2.5 s of rest
+   * - ``one-read-per-call``
+     - energy rule, each read of it a programming of its own
+     - likewise
+   * - ``same-reads``
+     - pseudo-likelihood of the reads that are used, no other programming
+     - one of many of a programming
+   * - ``tracked``
+     - likewise, through a running estimate over programmings
+     - likewise
 
 The first four are those of the literature: estimates by the mean energy of 256 reads, with Newton's rule in ln beta
 unless another is given (:mod:`~calo4pqvae.annealer.temperature_rules` has the published ones). In ``one-read-per-call``

@@ -91,7 +91,7 @@ class MultiplicativeRule:
 
     Args:
         power: delta, or its least value if adaptive.
-        is_adaptive: Whether delta is max(power, |E_Q| / Var_Q).
+        is_adaptive: Whether delta is max(power, abs(E_Q) / Var_Q).
         lowest: Floor under beta; 2 as published.
     """
 

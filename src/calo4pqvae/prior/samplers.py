@@ -4,14 +4,30 @@ A sampler is a rule without memory: it holds a machine, and neither chains nor a
 frozen value that can be stored and continued; ``state.states`` are bits of the machine's own law at inverse
 temperature one, shape (chains, N). Held bits have the values that they have there; :func:`with_values` sets them.
 
-| name | how | its law |
-|---|---|---|
-| ``gibbs`` | block Gibbs | after mixing |
-| ``annealed`` | fresh chains, cooled | for slow ramps, up to the weights of modes |
-| ``tempering`` | replicas at several temperatures | after mixing, barriers crossed by temperature |
-| ``trajectory`` | replicas at saved machines of the training | after mixing, barriers crossed along the training |
-| ``exact`` | enumeration, 22 free bits at most | exact, independent |
-| ``treewidth`` | elimination, graphs of width 22 at most | exact, independent |
+.. list-table::
+   :header-rows: 1
+
+   * - name
+     - how
+     - its law
+   * - ``gibbs``
+     - block Gibbs
+     - after mixing
+   * - ``annealed``
+     - fresh chains, cooled
+     - for slow ramps, up to the weights of modes
+   * - ``tempering``
+     - replicas at several temperatures
+     - after mixing, barriers crossed by temperature
+   * - ``trajectory``
+     - replicas at saved machines of the training
+     - after mixing, barriers crossed along the training
+   * - ``exact``
+     - enumeration, 22 free bits at most
+     - exact, independent
+   * - ``treewidth``
+     - elimination, graphs of width 22 at most
+     - exact, independent
 
 Example:
     >>> from calo4pqvae.prior.samplers import open_sampler

@@ -62,7 +62,7 @@ class ExactSweep:
 
     @property
     def gap(self) -> float:
-        """Spectral gap 1 - |lambda_2|; 1 if a sweep forgets everything."""
+        """Spectral gap 1 - abs(lambda_2); 1 if a sweep forgets everything."""
         return 1.0 - float(np.abs(self.eigenvalues[1])) if len(self.eigenvalues) > 1 else 1.0
 
     @property
