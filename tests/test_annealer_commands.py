@@ -17,7 +17,7 @@ from calo4pqvae.annealer.chip_table import CHIPS
 from calo4pqvae.annealer.device import open_annealer
 from calo4pqvae.annealer.ledger import SpendingLimitError
 from calo4pqvae.annealer_commands import annealer_app
-from calo4pqvae.annealer_sampling import calibrate, emulator_of, open_chip_machine
+from calo4pqvae.annealer_sampling import calibrate, emulator_of, open_chip_machine, sample_machine
 from calo4pqvae.errors import AnnealerError, CaloError, CheckpointError, ConfigError
 from calo4pqvae.prior.bits import BitsFile
 from calo4pqvae.prior.exact import enumerate_machine
@@ -169,7 +169,6 @@ def test_rounds_start_where_they_are_told(alone: Path) -> None:
 
 def test_what_is_gone_from_the_chip_is_refused_or_pruned(alone: Path, tmp_path: Path) -> None:
     from calo4pqvae.annealer.emulator import Emulator
-    from calo4pqvae.annealer_sampling import sample_machine
 
     run = open_chip_machine(alone)
     whole = open_annealer(emulator_of(run.machine), seed=1)
@@ -185,6 +184,18 @@ def test_what_is_gone_from_the_chip_is_refused_or_pruned(alone: Path, tmp_path: 
     odds = torch.sigmoid(run.machine.local_fields(states))[:, 5].detach()
     spread = float((odds * (1 - odds)).sum().sqrt()) / 500
     assert abs(float(states[:, 5].mean() - odds.mean())) < 4.5 * spread  # drawn given the others
+
+
+def test_a_machine_moves_to_a_larger_chip(alone: Path, tmp_path: Path) -> None:
+    """Calibration and samples on a chip of another size than the machine was trained on."""
+    run = open_chip_machine(alone)
+    chip = "emulator:advantage2:4:whole"
+    found = calibrate(run, open_annealer(chip, seed=3, mode="ideal"), np.zeros((1, 0)), n_reads=2000)
+    assert found.value == pytest.approx(8.93, abs=4 * found.error)
+    annealer = open_annealer(chip, seed=3, mode="ideal", ledger=tmp_path / "ledger.jsonl")
+    made = sample_machine(run, annealer, tmp_path, np.zeros((50, 0)), calibration_reads=200)
+    assert made.bits.n_states == 50
+    assert made.report["left_out"] == ""
 
 
 def test_information(command: Command) -> None:
@@ -240,7 +251,8 @@ def test_bad_requests(command: Command, alone: Path, showers: Path, tmp_path: Pa
         ((showers,), AnnealerError, "conditioned on incident energies"),
         ((alone, "--mode", "perfect"), ConfigError, "--mode 'perfect' is unknown"),
         ((alone, "--polish", -1), ConfigError, "--polish -1 is too few"),
-        ((alone, "--annealer", "emulator:advantage2:4"), AnnealerError, "working graph lacks|none of the"),
+        ((alone, "--annealer", "emulator:advantage4:4"), AnnealerError, "does not fit a pegasus graph of size 4"),
+        ((alone, "--annealer", "emulator:advantage2:1"), AnnealerError, "does not fit a zephyr graph of size 1"),
         ((alone, "--beta", 0.01), AnnealerError, "out of range"),
     ):
         with pytest.raises(kind, match=told):

@@ -128,37 +128,54 @@ def test_other_work_in_the_folder_is_refused(
         command(run, *BY_ANNEALER, *changed)
 
 
-def bits_of(model: TrainedModel, folder: Path, energies: torch.Tensor, **settings: Any) -> tuple[torch.Tensor, Any]:
-    annealer = open_annealer(WHOLE, seed=4, mode="ideal", ledger=folder / "ledger.jsonl")
+def bits_of(
+    model: TrainedModel, folder: Path, energies: torch.Tensor, chip: str = WHOLE, **settings: Any
+) -> tuple[torch.Tensor, Any]:
+    annealer = open_annealer(chip, seed=4, mode="ideal", ledger=folder / "ledger.jsonl")
     chosen = AnnealerGeneration(correction="none", **settings)
     return draw_annealed_bits(model, annealer, energies, folder, seed=1, settings=chosen)
 
 
-@pytest.mark.parametrize("condition", ["fold", "flux", "fields"])
-def test_bits_agree_with_classical_sampling_of_the_same_prior(run: Path, tmp_path: Path, condition: Any) -> None:
+def deviate(model: TrainedModel, ours: torch.Tensor, energies: torch.Tensor, row: int) -> float:
+    """Largest deviation of bit means at one of two energies that take turns from Gibbs sampling, in errors."""
+    classical = model.prior.sample(energies, 200, stream(1, "classical"))
+    means = ours[row::2].mean(dim=0), classical[row::2].mean(dim=0)
+    error = torch.sqrt((means[1] * (1 - means[1])).clamp(min=1e-6) * 2 / (len(energies) / 2))
+    return float(((means[0] - means[1]).abs() / error).max())
+
+
+@pytest.mark.parametrize(
+    ("chip", "settings"),
+    [
+        (WHOLE, {"condition": "fold"}),
+        (WHOLE, {"condition": "flux"}),
+        (WHOLE, {"condition": "fields"}),
+        ("emulator:advantage2:5:whole", {"condition": "flux"}),  # moved to a larger chip
+        ("emulator:advantage2:5:whole", {"protocol": "tiled", "reads_per_call": 200}),
+    ],
+)
+def test_bits_agree_with_classical_sampling_of_the_same_prior(
+    run: Path, tmp_path: Path, chip: str, settings: dict[str, Any]
+) -> None:
     model = load_model(run)
     couplings = stream(1, "couplings")
     model.prior.machine.initialise(torch.full((model.prior.machine.n_nodes,), 0.5), 0.6, couplings)
     energies = torch.tensor([[2e3], [5e4]]).repeat(2000, 1)
-    ours, _ = bits_of(model, tmp_path, energies, condition=condition)
-    classical = model.prior.sample(energies, 200, stream(1, "classical"))
-    for row in (0, 1):
-        means = ours[row::2].mean(dim=0), classical[row::2].mean(dim=0)
-        error = torch.sqrt((means[1] * (1 - means[1])).clamp(min=1e-6) * 2 / 2000)
-        assert ((means[0] - means[1]).abs() < 4.5 * error).all()
-    between = (ours[0::2].mean(dim=0) - ours[1::2].mean(dim=0)).abs()
-    assert (between > 6 * error).any()  # energies are told apart
+    ours, _ = bits_of(model, tmp_path, energies, chip, **settings)
+    assert max(deviate(model, ours, energies, row) for row in (0, 1)) < 4.5
+    assert deviate(model, ours.roll(1, dims=0), energies, 0) > 6  # energies are told apart
 
 
 def test_a_machine_with_a_folded_condition(folded: Path, tmp_path: Path) -> None:
     model = load_model(folded)
     energies = torch.tensor([[2e3], [5e4]]).repeat(1000, 1)
     ours, report = bits_of(model, tmp_path, energies)
-    classical = model.prior.sample(energies, 200, stream(1, "classical"))
-    means = ours.mean(dim=0), classical.mean(dim=0)
-    error = torch.sqrt((means[1] * (1 - means[1])).clamp(min=1e-6) * 2 / 2000)
-    assert ((means[0] - means[1]).abs() < 4.5 * error).all()
+    assert max(deviate(model, ours, energies, row) for row in (0, 1)) < 4.5
     assert report["n_conditions"] == 2
+    side_by_side = {"protocol": "tiled", "reads_per_call": 200}
+    ours, report = bits_of(model, tmp_path / "tiled", energies, "emulator:advantage2:5:whole", **side_by_side)
+    assert max(deviate(model, ours, energies, row) for row in (0, 1)) < 4.5
+    assert report["tiles"]["copies"] > 2
     with pytest.raises(AnnealerError, match="takes its condition as fields, no bit is held; use --condition fold"):
         bits_of(model, tmp_path / "other", energies, condition="flux")
 
@@ -190,6 +207,35 @@ def test_requests_keep_their_order(run: Path, tmp_path: Path) -> None:
     assert json.loads((annealer_folder(out) / "report.json").read_text()) == json.loads(json.dumps(made.report))
 
 
+def test_copies_side_by_side(command: Command, run: Path, tmp_path: Path) -> None:
+    """By default on the whole chip; every shower has a place and a programming of its own, or as many as asked for."""
+    words = ("--sampler", "annealer", "--protocol", "tiled", "--energies", "1000,10000,100000", "-n", 60)
+    told = command(run, *words, "--prune")
+    report = json.loads((tmp_path / "out.hdf5.annealer" / "report.json").read_text())
+    copies = report["tiles"]["copies"]
+    assert copies > 20
+    assert f"copies of the machine side by side: {copies}, {report['tiles']['whole']} of them whole" in told
+    assert report["ledger"]["programmings"] - -(-60 // copies) in (0, 1)  # one may have been made again
+    assert [row["n_reads"] for row in report["betas"]] == [1] * 60
+    with h5py.File(tmp_path / "out.hdf5") as file:
+        assert (file.attrs["protocol"], file.attrs["emulated"]) == ("tiled", True)
+        assert "copies lack" in file.attrs["left_out"]
+        np.testing.assert_allclose(file["incident_energies"][:, 0], np.tile([1e3, 1e4, 1e5], 20))
+    told = command(run, *words, "--reads-per-call", 4, out="whole.hdf5")
+    report = json.loads((tmp_path / "whole.hdf5.annealer" / "report.json").read_text())
+    assert report["tiles"]["whole"] == report["tiles"]["copies"] < report["tiles"]["places"] == copies
+    assert f"(with --prune there would be {copies})" in told
+    assert {row["n_reads"] for row in report["betas"]} == {4}
+    with pytest.raises(AnnealerError, match="copies side by side take folded conditions"):
+        command(run, *words, "--condition", "flux", out="flux.hdf5")
+
+
+def test_samples_may_be_spread_over_programmings(command: Command, run: Path, tmp_path: Path) -> None:
+    command(run, *BY_ANNEALER, "--reads-per-call", 5)
+    report = json.loads((tmp_path / "out.hdf5.annealer" / "report.json").read_text())
+    assert [row["n_reads"] for row in report["betas"]] == [5] * 12
+
+
 def test_what_is_gone_is_refused_or_pruned_and_told(command: Command, run: Path, tmp_path: Path) -> None:
     broken = ("--sampler", "annealer", "--energies", "1000,10000", "-n", 20)
     with pytest.raises(AnnealerError, match=r"the working graph lacks .* prune the machine \(--prune\)"):
@@ -204,6 +250,9 @@ def test_what_is_gone_is_refused_or_pruned_and_told(command: Command, run: Path,
     [
         (("--mode", "ideal"), ConfigError, "--mode is for --sampler annealer"),
         (("--prune",), ConfigError, "--prune is for --sampler annealer"),
+        (("--reads-per-call", 3), ConfigError, "--reads-per-call is for --sampler annealer"),
+        (("--sampler", "annealer", "--reads-per-call", -1), ConfigError, "--reads-per-call -1 is too few"),
+        (("--sampler", "annealer", "--annealer", "emulator:advantage4"), AnnealerError, "does not fit a pegasus graph"),
         (("--sampler", "magic"), ConfigError, "--sampler 'magic' is unknown"),
         (("--sampler", "annealer", "--sweeps", 3), ConfigError, "are for --sampler gibbs"),
         (("--sampler", "annealer", "--prior", "independent"), ConfigError, "are for --sampler gibbs"),

@@ -435,7 +435,7 @@ def test_the_command_refuses_in_one_sentence(source: Path, tmp_path: Path) -> No
     for words, kind, said in (
         ((source, "--reads", 0), ConfigError, "reads = 0 is out of range"),
         ((source, "--mode", "perfect"), ConfigError, "--mode 'perfect' is unknown"),
-        ((source, "--annealer", "emulator:advantage2:4"), AnnealerError, "the working graph lacks"),
+        ((source, "--annealer", "emulator:advantage2:2"), AnnealerError, "the working graph lacks"),
         ((tmp_path / "nowhere",), CheckpointError, "is no run directory"),
     ):
         with pytest.raises(kind, match=said):
@@ -472,8 +472,8 @@ def test_settings_that_make_no_sense(
     ("annealer", "told"),
     [
         ("emulator:advantage2:2", "the working graph lacks .* prune the machine"),
-        ("emulator:advantage2:4:whole", "the working graph lacks"),
-        ("emulator:advantage4:2", "none of the|the working graph lacks"),
+        ("emulator:advantage2:1", "does not fit a zephyr graph of size 1"),
+        ("emulator:advantage4:2", "does not fit a pegasus graph of size 2"),
         ("emulator:none", "there is no chip 'none'"),
         ("nothing", "there is no annealer 'nothing'"),
     ],
@@ -482,6 +482,13 @@ def test_a_chip_that_has_no_place_for_the_machine(source: Path, tmp_path: Path, 
     with pytest.raises(AnnealerError, match=told):
         learn(source, tmp_path / "out", annealer)
     assert not (tmp_path / "out" / "config.toml").exists()
+
+
+@pytest.mark.usefixtures("unfinished")
+def test_a_machine_trains_on_a_larger_chip(source: Path, tmp_path: Path) -> None:
+    learn(source, tmp_path, "emulator:advantage2:4:whole")
+    assert json.loads((tmp_path / "annealer" / "settings.json").read_text())["gone"]["couplers"] == []
+    assert_nothing_lost(tmp_path)
 
 
 @pytest.mark.usefixtures("unfinished")

@@ -14,26 +14,31 @@ polish is classical sampling too, and its sweeps are told.
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from calo4pqvae.annealer.conditioning import FailurePolicy, Method
 from calo4pqvae.annealer.device import Annealer
 from calo4pqvae.annealer.placement import Placement, place, pruning_report
 from calo4pqvae.annealer.problem import FloatArray
+from calo4pqvae.annealer.protocol import Protocol
 from calo4pqvae.annealer.protocol_run import Conditioning, ProtocolResult
 from calo4pqvae.annealer.protocols import open_protocol
 from calo4pqvae.annealer.recorded import recorded
 from calo4pqvae.annealer.requests import BinnedEnergies, RequestGroup, bin_energies, group_requests
+from calo4pqvae.annealer.tiled import Tiled
+from calo4pqvae.annealer.tiles import Tile, moved_onto
 from calo4pqvae.atomic import write_json
 from calo4pqvae.errors import AnnealerError, ConfigError
 from calo4pqvae.fabric import process_rank
 from calo4pqvae.generation import TrainedModel, decode_bits
+from calo4pqvae.prior.machine import BoltzmannMachine
 from calo4pqvae.seeds import stream
 
 __all__ = ["AnnealedShowers", "AnnealerGeneration", "annealer_folder", "draw_annealed_bits", "generate_by_annealer"]
@@ -53,6 +58,8 @@ class AnnealerGeneration:
         polish_sweeps: Sweeps of a polish.
         bins: Largest relative shift of an energy that is put in a bin; None for no bins.
         is_pruned: Whether parts that are gone from the chip may be left out.
+        reads_per_call: Most showers of one condition and programming (and copy of the machine); 0 for as many as the
+            chip takes, None for what the protocol does by itself.
     """
 
     protocol: str = "same-reads"
@@ -62,6 +69,7 @@ class AnnealerGeneration:
     polish_sweeps: int = 10
     bins: float | None = None
     is_pruned: bool = False
+    reads_per_call: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,29 +157,22 @@ def draw_annealed_bits(
         )
     rows, binned, changed = _rows(model, energies, settings.bins)
     groups = group_requests(rows, len(rows))
-    placement = _placement(model, annealer, settings.is_pruned)
-    conditioning = Conditioning(
-        settings.condition, 0 if prior.is_clamped else None, settings.policy, placement=placement
-    )
-    protocol = open_protocol(
-        settings.protocol,
-        conditioning=conditioning,
-        correction=settings.correction,
-        polish_sweeps=settings.polish_sweeps,
-    )
+    plan = _plan(model, annealer, settings)
     work = {"model": model.origin, "machine": _fingerprint(model), "seed": seed, **asdict(settings)}
     work |= {"mode": _mode(annealer), "requests": hashlib.sha256(rows.tobytes()).hexdigest()}
-    with recorded(annealer, folder, work, None if progress is None else _reads_told(progress, len(rows))) as recorder:
-        result = protocol.sample(
+    told = None if progress is None else _reads_told(progress, len(rows), max(1, len(plan.tiles)))
+    with recorded(annealer, folder, work, told) as recorder:
+        result = plan.protocol.sample(
             recorder,
-            prior.machine,
+            plan.machine,
             np.stack([group.condition for group in groups]),
             np.array([group.n_reads for group in groups]),
             stream(seed, "annealer showers"),
         )
     states = _in_order(result, groups)
     report = _report(model, annealer, result, len(groups), settings, seed)
-    report["left_out"] = _left_out(model, placement, rows)
+    report["left_out"] = plan.left_out(model, rows)
+    report["tiles"] = plan.tiles_told()
     if binned is not None:
         report["bins"] = {
             "bins": binned.n_bins,
@@ -182,9 +183,9 @@ def draw_annealed_bits(
     return prior.latents(torch.from_numpy(states).float()), report
 
 
-def _reads_told(progress: Progress, wanted: int) -> Callable[[int], None]:
-    """Reads so far; a protocol may need more than are wanted, and nobody knows how many."""
-    return lambda done: progress("reads", done, max(done, wanted))
+def _reads_told(progress: Progress, wanted: int, copies: int) -> Callable[[int], None]:
+    """Reads of all copies so far; a protocol may need more than are wanted, and nobody knows how many."""
+    return lambda done: progress("reads", done * copies, max(done * copies, wanted))
 
 
 def _rows(
@@ -199,26 +200,81 @@ def _rows(
     return rows, binned, float((rows != exact).any(axis=1).mean())
 
 
-def _placement(model: TrainedModel, annealer: Annealer, is_pruned: bool) -> Placement | None:
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """A protocol, and where on the chip it puts the machine.
+
+    Args:
+        protocol: The protocol.
+        machine: The machine with labels of the chip.
+        placement: What of it is there; None for all of it, or if there are copies.
+        tiles: Its copies, if the protocol has any.
+        n_places: Copies that there would be if parts of them were left out.
+    """
+
+    protocol: Protocol
+    machine: BoltzmannMachine
+    placement: Placement | None = None
+    tiles: tuple[Tile, ...] = ()
+    n_places: int = 0
+
+    def left_out(self, model: TrainedModel, rows: FloatArray) -> str:
+        """What the chip of today does not have of the machine, in words."""
+        if any(not tile.is_whole for tile in self.tiles):
+            qubits = [tile.n_missing_qubits for tile in self.tiles]
+            couplers = [tile.n_missing_couplers for tile in self.tiles]
+            return (
+                f"{len(self.tiles)} copies lack {np.mean(qubits):.3g} qubits ({max(qubits)} at most) and "
+                f"{np.mean(couplers):.3g} couplers ({max(couplers)} at most) of the free bits on average"
+            )
+        seen = None if self.placement is None else self.placement.with_folded(model.prior.clamped)
+        if seen is None or seen.is_whole:
+            return ""
+        condition = None if model.prior.is_clamped else torch.from_numpy(rows[:1]).float()
+        return str(pruning_report(seen, self.machine, None, condition))
+
+    def tiles_told(self) -> dict[str, int] | None:
+        """Copies, how many of them are whole, and places if parts may be left out; None if the protocol has none."""
+        if not self.tiles:
+            return None
+        whole = sum(tile.is_whole for tile in self.tiles)
+        return {"copies": len(self.tiles), "whole": whole, "places": self.n_places}
+
+
+def _plan(model: TrainedModel, annealer: Annealer, settings: AnnealerGeneration) -> _Plan:
+    """The protocol of a generation; parts of the machine that are gone may be left out only if that is asked for.
+
+    Raises:
+        AnnealerError: If parts are gone and may not be left out, or there is no such protocol.
+    """
+    prior = model.prior
+    words: dict[str, Any] = {"correction": settings.correction, "polish_sweeps": settings.polish_sweeps}
+    if settings.reads_per_call is not None:
+        words["reads_per_call"] = settings.reads_per_call
+    conditioning = Conditioning(settings.condition, 0 if prior.is_clamped else None, settings.policy)
+    if settings.protocol == Tiled.name:
+        tiled = Tiled(conditioning=conditioning, is_pruned=settings.is_pruned, **words)
+        tiles = tiled.tiles(annealer, prior.machine)
+        places = tiles if settings.is_pruned else replace(tiled, is_pruned=True).tiles(annealer, prior.machine)
+        return _Plan(tiled, prior.machine, tiles=tiles, n_places=len(places))
+    machine = moved_onto(prior.machine, annealer, prior.clamped)
+    placement = _placement(machine, prior.clamped, annealer, settings.is_pruned)
+    conditioning = replace(conditioning, placement=placement)
+    return _Plan(open_protocol(settings.protocol, conditioning=conditioning, **words), machine, placement)
+
+
+def _placement(
+    machine: BoltzmannMachine, held: NDArray[np.bool_], annealer: Annealer, is_pruned: bool
+) -> Placement | None:
     """What of the machine is on the chip; held bits that are gone are folded in exactly and may be.
 
     Raises:
         AnnealerError: If other parts are gone and may not be left out.
     """
-    topology = model.prior.topology
-    placement = place(topology, annealer.nodelist, annealer.edgelist, prune=True)
-    if not is_pruned and not placement.with_folded(model.prior.clamped).is_whole:
-        place(topology, annealer.nodelist, annealer.edgelist)  # says what is gone
+    placement = place(machine.topology, annealer.nodelist, annealer.edgelist, prune=True)
+    if not is_pruned and not placement.with_folded(held).is_whole:
+        place(machine.topology, annealer.nodelist, annealer.edgelist)  # says what is gone
     return None if placement.is_whole else placement
-
-
-def _left_out(model: TrainedModel, placement: Placement | None, rows: FloatArray) -> str:
-    """What the chip of today does not have of the machine, in words."""
-    seen = None if placement is None else placement.with_folded(model.prior.clamped)
-    if seen is None or seen.is_whole:
-        return ""
-    condition = None if model.prior.is_clamped else torch.from_numpy(rows[:1]).float()
-    return str(pruning_report(seen, model.prior.machine, None, condition))
 
 
 def _in_order(result: ProtocolResult, groups: tuple[RequestGroup, ...]) -> np.ndarray[Any, np.dtype[np.uint8]]:

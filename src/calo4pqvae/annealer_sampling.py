@@ -7,9 +7,8 @@ told beside it. What is gone from the chip of today is drawn afterwards, given t
 """
 
 import json
-import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from calo4pqvae.annealer.polish import polish
 from calo4pqvae.annealer.problem import FloatArray, Reads
 from calo4pqvae.annealer.requests import RequestGroup, group_requests
 from calo4pqvae.annealer.temperature import BetaEstimate, maximum_pseudo_likelihood
+from calo4pqvae.annealer.tiles import chip_of, moved_onto
 from calo4pqvae.atomic import write_json
 from calo4pqvae.errors import AnnealerError, CheckpointError
 from calo4pqvae.generation import load_model, parse_energies
@@ -129,18 +129,19 @@ def open_chip_machine(path: Path) -> ChipMachine:
     return ChipMachine(path.name, prior.machine, held, ~prior.clamped, encode, limits)
 
 
-def emulator_of(machine: BoltzmannMachine) -> str:
+def emulator_of(machine: BoltzmannMachine, *, is_full: bool = False) -> str:
     """Name of the emulated chip that has the graph of a machine.
+
+    Args:
+        machine: The machine.
+        is_full: Whether the chip has its own size, not that of the machine's graph.
 
     Raises:
         AnnealerError: If its graph is not that of a chip.
     """
-    found = re.match(r"(zephyr|pegasus)-(\d+)", machine.topology.name)
-    if found is None:
-        raise AnnealerError(
-            f"the graph {machine.topology.name} is not that of a chip; train on zephyr or pegasus, or embed the machine"
-        )
-    return f"emulator:{'advantage2' if found[1] == 'zephyr' else 'advantage4'}:{found[2]}"
+    family, size = chip_of(machine.topology)
+    name = f"emulator:{'advantage2' if family == 'zephyr' else 'advantage4'}"
+    return name if is_full else f"{name}:{size}"
 
 
 def calibrate(
@@ -173,6 +174,7 @@ def calibrate(
     """
     if n_rounds < 1:
         raise AnnealerError(f"beta is not estimated in {n_rounds} rounds; ask for one or more")
+    run = _moved(run, annealer)
     conditioner = _conditioner(run, annealer, is_pruned)
     distinct = np.unique(rows, axis=0)
     chosen = np.unique(np.linspace(0, len(distinct) - 1, _TYPICAL_ENERGIES).round().astype(int))
@@ -224,6 +226,7 @@ def sample_machine(
         AnnealerError: If the annealer refuses, or the folder holds another campaign; what came is kept.
         OutputError: If something cannot be written.
     """
+    run = _moved(run, annealer)
     conditioner = _conditioner(run, annealer, is_pruned)
     chosen, calibration = _kept_beta(run, annealer, folder, rows, beta, calibration_reads, is_pruned, seed)
     groups = group_requests(rows) if rows.shape[1] else (RequestGroup(np.zeros(0), np.arange(len(rows))),)
@@ -262,6 +265,11 @@ def sample_machine(
     told: dict[str, str | int | float] = {"run": run.name, "annealer": annealer.name, "emulated": annealer.is_emulated}
     bits.write(folder / "bits.hdf5", told | {"seed": seed, "polish_sweeps": polish_sweeps, "programmed_beta": chosen})
     return Sampling(bits, estimate, report)
+
+
+def _moved(run: ChipMachine, annealer: Annealer) -> ChipMachine:
+    """The machine on the graph of the chip."""
+    return replace(run, machine=moved_onto(run.machine, annealer, _held(run)))
 
 
 def _conditioner(run: ChipMachine, annealer: Annealer, is_pruned: bool) -> Conditioner:

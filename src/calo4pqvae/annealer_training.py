@@ -39,6 +39,7 @@ from calo4pqvae.annealer.emulator_settings import EmulatorMode
 from calo4pqvae.annealer.negative_phase import ChipPatch, NegativePhase, PhaseReads, PhaseRequest
 from calo4pqvae.annealer.read_learner import ReadLearner, programmable_range
 from calo4pqvae.annealer.running_beta import RunningBeta
+from calo4pqvae.annealer.tiles import moved_onto
 from calo4pqvae.annealer.work_folder import alone_in
 from calo4pqvae.annealer_outcome import Outcome, finish, read_outcome
 from calo4pqvae.annealer_settings import AnnealerTrainingSettings
@@ -107,9 +108,10 @@ def train_through_annealer(
     with alone_in(out / "annealer"):
         door = _open(annealer, wanted.seed, mode, out / "annealer" / "ledger.jsonl", limit)
         partition = 0 if prior.is_clamped else None
-        patch = ChipPatch.of(prior.machine, partition, door, is_pruned=wanted.is_pruned)
+        placed = moved_onto(prior.machine, door, prior.clamped)
+        patch = ChipPatch.of(placed, partition, door, is_pruned=wanted.is_pruned)
         phase = NegativePhase(
-            prior.machine,
+            placed,
             partition,
             patch,
             protocol=wanted.protocol,

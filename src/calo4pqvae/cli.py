@@ -156,7 +156,8 @@ def generate(
     mode: Annotated[str | None, typer.Option(help="ideal, calibrated (default) or stress, of an emulator.")] = None,
     condition: Annotated[str | None, typer.Option(help="fold (default), flux or fields.")] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="same-reads (default), tracked, before-each, once, ...: see docs/annealer.md.")
+        str | None,
+        typer.Option(help="same-reads (default), tracked, tiled, before-each, once, ...: see docs/annealer.md."),
     ] = None,
     slips: Annotated[
         str | None, typer.Option(help="Reads whose condition slipped: reject (default), repair or report.")
@@ -165,13 +166,17 @@ def generate(
     polish: Annotated[int | None, typer.Option(help="Gibbs sweeps after the annealer; default 10, 0 for none.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Leave out what is gone from the chip.")] = False,
     limit: Annotated[float | None, typer.Option(help="Most access time in seconds.")] = None,
+    reads_per_call: Annotated[
+        int | None,
+        typer.Option(help="Most showers of one condition and programming; 0 for as many as the chip takes."),
+    ] = None,
 ) -> None:
     """Generate showers at requested incident energies into a CaloChallenge file."""
     from calo4pqvae.errors import ConfigError
     from calo4pqvae.generation import generate as generate_showers
     from calo4pqvae.generation import load_model, parse_energies
 
-    words = given_words(annealer, mode, condition, protocol, slips, bins, polish, prune, limit)
+    words = given_words(annealer, mode, condition, protocol, slips, bins, polish, prune, limit, reads_per_call)
     if wants_annealer(sampler, words, prior != "boltzmann" or sweeps is not None or device == "cuda"):
         generate_annealed(run, out, energies, n, seed, words)
         return

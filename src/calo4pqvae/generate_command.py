@@ -19,10 +19,12 @@ def given_words(
     polish: int | None,
     prune: bool,
     limit: float | None,
+    reads_per_call: int | None = None,
 ) -> dict[str, Any]:
     """Options of ``generate --sampler annealer`` that were given, by name."""
     words: dict[str, Any] = {"annealer": annealer, "mode": mode, "condition": condition, "protocol": protocol}
     words |= {"slips": slips, "bins": bins, "polish": polish, "prune": prune or None, "limit": limit}
+    words |= {"reads_per_call": reads_per_call}
     return {name: value for name, value in words.items() if value is not None}
 
 
@@ -44,9 +46,8 @@ def wants_annealer(sampler: str, words: dict[str, Any], has_others: bool) -> boo
     if sampler != "gibbs":
         raise ConfigError(f"--sampler '{sampler}' is unknown: use gibbs or annealer")
     if words:
-        raise ConfigError(
-            f"--{next(iter(words))} is for --sampler annealer: add it, or leave --{next(iter(words))} out"
-        )
+        option = next(iter(words)).replace("_", "-")
+        raise ConfigError(f"--{option} is for --sampler annealer: add it, or leave --{option} out")
     return False
 
 
@@ -55,6 +56,7 @@ def generate_annealed(
 ) -> None:
     """The command ``generate`` with an annealer."""
     from calo4pqvae.annealer.device import open_annealer
+    from calo4pqvae.annealer.tiled import Tiled
     from calo4pqvae.annealer_generation import annealer_folder, generate_by_annealer
     from calo4pqvae.annealer_sampling import emulator_of
     from calo4pqvae.generation import load_model, parse_energies
@@ -64,7 +66,7 @@ def generate_annealed(
     chosen = model.config.generation.seed if seed is None else seed
     incident = parse_energies(energies, n, chosen, (model.config.data.energy_min_mev, model.config.data.energy_max_mev))
     annealer = open_annealer(
-        words.get("annealer") or emulator_of(model.prior.machine),
+        words.get("annealer") or emulator_of(model.prior.machine, is_full=settings.protocol == Tiled.name),
         seed=chosen,
         mode=words.get("mode", "calibrated"),
         limit=words.get("limit"),
@@ -96,8 +98,9 @@ def _generation_of(words: dict[str, Any]) -> Any:  # noqa: ANN401
         if name in words and words[name] not in known:
             raise ConfigError(f"--{name} '{words[name]}' is unknown: use {', '.join(known)}")
     polish = words.get("polish", 10)
-    if polish < 0:
-        raise ConfigError(f"--polish {polish} is too few: use at least 0")
+    for name, number in (("polish", polish), ("reads-per-call", words.get("reads_per_call", 0))):
+        if number < 0:
+            raise ConfigError(f"--{name} {number} is too few: use at least 0")
     return AnnealerGeneration(
         protocol=words.get("protocol", "same-reads"),
         condition=words.get("condition", "fold"),
@@ -106,6 +109,7 @@ def _generation_of(words: dict[str, Any]) -> Any:  # noqa: ANN401
         polish_sweeps=polish,
         bins=words.get("bins"),
         is_pruned=bool(words.get("prune")),
+        reads_per_call=words.get("reads_per_call"),
     )
 
 
@@ -113,6 +117,8 @@ def _told(report: dict[str, Any], out: Path) -> list[str]:
     """What a generation brought, in lines."""
     clamp, betas = report["clamp"], [row["beta"] for row in report["betas"]]
     lines = [f"pruned: {report['left_out']}"] if report["left_out"] else []
+    if report["tiles"] is not None:
+        lines.append(_tiles_told(**report["tiles"]))
     if report["bins"] is not None:
         bins = report["bins"]
         lines.append(
@@ -140,3 +146,9 @@ def _told(report: dict[str, Any], out: Path) -> list[str]:
         f"beta {min(betas):.3f} to {max(betas):.3f}; condition by {report['condition']}: {slipped}",
         spent + f", {report['access_seconds_per_shower'] * 1e3:.4g} ms a shower, {ledger['faults']} faults",
     ]
+
+
+def _tiles_told(copies: int, whole: int, places: int) -> str:
+    """Copies of the machine on the chip, in a line."""
+    told = f"copies of the machine side by side: {copies}, {whole} of them whole"
+    return told if places <= copies else f"{told} (with --prune there would be {places})"

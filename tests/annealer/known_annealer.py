@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from calo4pqvae.annealer.chip_table import Chip, access_time, chip, flux_to_fields
 from calo4pqvae.annealer.ledger import Ledger
 from calo4pqvae.annealer.problem import IsingProblem, Reads
+from calo4pqvae.annealer.tiles import chip_of
 from calo4pqvae.prior.gibbs import BlockGibbsSampler
 from calo4pqvae.prior.machine import BoltzmannMachine
 from calo4pqvae.prior.topology import Topology
@@ -17,20 +18,25 @@ from calo4pqvae.prior.topology import Topology
 BetaOf = Callable[[int, int], float]
 
 
-def machine_of(problem: IsingProblem, fields: NDArray[np.float64], colour: Mapping[int, int]) -> BoltzmannMachine:
-    """Bits with E(z) = H(2 z - 1) + constant; rows of the problem are sorted by colour."""
+def machine_of(
+    problem: IsingProblem, fields: NDArray[np.float64], colour: Mapping[int, int]
+) -> tuple[BoltzmannMachine, NDArray[np.int64]]:
+    """Bits with E(z) = H(2 z - 1) + constant, and which row of the problem each node is."""
     colours = np.array([colour[int(qubit)] for qubit in problem.qubits])
+    rows = np.argsort(colours, kind="stable")
+    place = np.argsort(rows)
     sizes = np.bincount(colours)
-    machine = BoltzmannMachine(Topology("known", tuple(sizes[sizes > 0].tolist()), problem.edges))
+    edges = np.sort(place[problem.edges], axis=1)
+    machine = BoltzmannMachine(Topology("known", tuple(sizes[sizes > 0].tolist()), edges))
     around = np.zeros(problem.n_qubits)
     for (i, j), coupling in zip(problem.edges, problem.couplings, strict=True):
         around[i] += coupling
         around[j] += coupling
-    order = np.lexsort((problem.edges[:, 1], problem.edges[:, 0]))
+    order = np.lexsort((edges[:, 1], edges[:, 0]))
     with torch.no_grad():
-        machine.biases.copy_(torch.from_numpy(2 * around - 2 * fields))
+        machine.biases.copy_(torch.from_numpy((2 * around - 2 * fields)[rows]))
         machine.couplings.copy_(torch.from_numpy(-4 * problem.couplings[order]))
-    return machine
+    return machine, rows
 
 
 class KnownAnnealer:
@@ -44,7 +50,11 @@ class KnownAnnealer:
         self.colour = dict(zip(labels, topology.partition.tolist(), strict=True))
         self.beta_of: BetaOf = beta_of if callable(beta_of) else lambda _call, _n, fixed=beta_of: fixed
         self.chip: Chip = chip("advantage2")
-        self.properties = {"num_qubits": max(labels) + 1}
+        self.nodelist = labels
+        self.edgelist = np.array(labels)[topology.edges].tolist()
+        family, size = chip_of(topology)
+        shape = [size, 4] if family == "zephyr" else [size]
+        self.properties = {"num_qubits": max(labels) + 1, "topology": {"type": family, "shape": shape}}
         self.ledger = Ledger(is_emulated=True)
         self.flips = flips
         self.betas: list[float] = []
@@ -76,9 +86,12 @@ class KnownAnnealer:
         call = self.ledger.reserve("known", n_reads, seconds, label=label)
         self.betas.append(self.beta_of(len(self.betas), n_reads))
         self.n_reads.append(n_reads)
-        sampler = BlockGibbsSampler(machine_of(problem, fields, self.colour))
+        machine, rows = machine_of(problem, fields, self.colour)
+        sampler = BlockGibbsSampler(machine)
         start = sampler.init(n_reads, self.generator)
-        bits = sampler.sample(start, 60, self.generator, beta=self.betas[-1]).states.numpy().astype(np.uint8)
+        drawn = sampler.sample(start, 60, self.generator, beta=self.betas[-1]).states.numpy().astype(np.uint8)
+        bits = np.empty_like(drawn)
+        bits[:, rows] = drawn
         if self.flips:
             flipped = torch.rand(bits.shape, generator=self.generator).numpy() < self.flips
             bits ^= flipped.astype(np.uint8)

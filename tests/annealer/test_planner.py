@@ -1,10 +1,12 @@
 """The planner against products done by hand."""
 
 import json
+import math
 
 import pytest
 
 from calo4pqvae.annealer.chip_table import CHIPS, access_time, chip
+from calo4pqvae.annealer.device import open_annealer
 from calo4pqvae.annealer.planner import (
     PROTOCOLS,
     Job,
@@ -17,7 +19,10 @@ from calo4pqvae.annealer.planner import (
     ways_out,
 )
 from calo4pqvae.annealer.protocols import PROTOCOLS as STRATEGIES
+from calo4pqvae.annealer.tiles import tiles_on
 from calo4pqvae.errors import AnnealerError
+from calo4pqvae.prior.chips import chip_topology
+from calo4pqvae.prior.machine import BoltzmannMachine
 
 JOB = Job(n_qubits=1208, n_samples=100_000, n_epochs=200, n_conditions=100_000)
 ZEPHYR = chip("advantage2")
@@ -64,6 +69,21 @@ def test_estimates_are_paid_for() -> None:
     assert waiting.wall_seconds - once.wall_seconds == pytest.approx(200 * 2.5)
     single = plan(job, protocol_cost("one-read-per-call"), ZEPHYR)
     assert single.access_seconds == pytest.approx((200 + 20 * 256) * one, rel=1e-12)
+
+
+def test_copies_side_by_side_share_a_programming() -> None:
+    """Of a model of 128 qubits there are as many copies as compact patches that lie apart on the ideal graph."""
+    job = Job(n_qubits=128, n_samples=1000, n_epochs=2, n_conditions=1000)
+    row = plan(job, protocol_cost("tiled"), ZEPHYR)
+    grid = open_annealer("emulator:advantage2:12:whole", seed=1)
+    copies = len(tiles_on(BoltzmannMachine(chip_topology("zephyr", 2, 32)), grid))
+    assert copies > 5
+    assert row.programmings == 2 * math.ceil(1000 / copies)
+    call = access_time(ZEPHYR, math.ceil(100 / copies), n_qubits=128 * copies)
+    assert row.access_seconds == pytest.approx(row.programmings * call.seconds, rel=1e-12)
+    large = Job(n_qubits=4500, n_samples=10)
+    assert plan(large, protocol_cost("tiled"), ZEPHYR).programmings == 10
+    assert plan(large, protocol_cost("tiled"), ZEPHYR).reads == 1000
 
 
 def test_planned_protocols_are_those_that_exist() -> None:

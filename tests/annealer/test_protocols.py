@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from calo4pqvae.annealer.energy_matching import EnergySample
 from calo4pqvae.annealer.problem import Reads
+from calo4pqvae.annealer.protocol import Protocol
 from calo4pqvae.annealer.protocol_run import Conditioning, ProtocolResult
 from calo4pqvae.annealer.protocols import (
     PROTOCOLS,
@@ -18,7 +19,6 @@ from calo4pqvae.annealer.protocols import (
     Once,
     OnceWithWait,
     OneReadPerCall,
-    Protocol,
     SameReads,
     Tracked,
     open_protocol,

@@ -7,7 +7,8 @@ lets them. With S samples, C conditions and at most R reads a call, one epoch ta
 
 .. math:: P = C \lceil S / (C R) \rceil
 
-programmings and S reads. A protocol adds the calls that estimate the inverse temperature.
+programmings and S reads. A protocol adds the calls that estimate the inverse temperature. With T copies of the model
+side by side, each giving one sample, the programmings are :math:`\lceil S / T \rceil`.
 
 The plain estimate is one product, time of a sample x samples x epochs; with 20 ms, 100,000 and 200 it is 111.1 h.
 :func:`ways_out` shows, step by step, what grouping, bins of energy, training the prior after the autoencoder and a
@@ -21,7 +22,8 @@ Wall time adds what is not charged: the overhead of a call (10 to 20 ms document
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from functools import lru_cache
+from typing import Any, Self
 
 from calo4pqvae.annealer.chip_table import (
     CHIPS,
@@ -31,7 +33,11 @@ from calo4pqvae.annealer.chip_table import (
     access_time,
     readout_time,
 )
+from calo4pqvae.annealer.emulator_graph import whole_graph
+from calo4pqvae.annealer.tiles import tiles_on
 from calo4pqvae.errors import AnnealerError
+from calo4pqvae.prior.chips import chip_topology, smallest_chip
+from calo4pqvae.prior.machine import BoltzmannMachine
 
 __all__ = [
     "PROTOCOLS",
@@ -46,6 +52,7 @@ __all__ = [
     "ways_out",
 ]
 
+_LEAST_TILED = 100  # reads of a programming of ``tiled``, summed over its copies
 _OVERHEAD_S = 0.020
 _LATENCY_S = 0.2
 
@@ -61,6 +68,7 @@ class ProtocolCost:
         calls_once: Calls that estimate it once, before all.
         reads_per_call: Reads of each of those calls.
         wait_s: Wait between samples in seconds of wall time.
+        is_tiled: Whether as many copies of the model as there is room for share a programming, each giving one sample.
     """
 
     name: str
@@ -69,6 +77,7 @@ class ProtocolCost:
     calls_once: int = 0
     reads_per_call: int = 256
     wait_s: float = 0.0
+    is_tiled: bool = False
 
 
 PROTOCOLS: Mapping[str, ProtocolCost] = {
@@ -81,14 +90,16 @@ PROTOCOLS: Mapping[str, ProtocolCost] = {
         ProtocolCost("one-read-per-call", is_grouped=False, calls_once=20 * 256, reads_per_call=1),
         ProtocolCost("same-reads", is_grouped=True),
         ProtocolCost("tracked", is_grouped=True),
+        ProtocolCost("tiled", is_grouped=False, is_tiled=True),
     )
 }
 """The protocols by name.
 
 ``one-read`` is a call of one read per sample and no estimate at all. The four historical ones call the chip for one
 read a sample; an estimate of theirs takes twenty calls of 256 reads here. Published codes take 10 to 30 steps of 128 to
-256 reads, and a published budget of 0.32 s an event is twenty calls of one read. ``same-reads`` and ``tracked``
-estimate from the reads that are used.
+256 reads, and a published budget of 0.32 s an event is twenty calls of one read. ``same-reads``, ``tracked`` and
+``tiled`` estimate from the reads that are used; ``tiled`` reads a hundred times in a programming at least, counted over
+its copies, of which there are as many as the ideal graph of the chip has room for.
 """
 
 
@@ -213,10 +224,12 @@ def plan(
             f"{entry.name} takes 1 to {allowed} reads of {job.n_qubits} qubits a call, not {most_reads}"
         )
     n_samples = job.n_samples * job.n_epochs
-    calls = job.n_epochs * _calls_per_epoch(job, protocol, most_reads or allowed)
+    copies = _copies(entry, job.n_qubits) if protocol.is_tiled else 1
+    calls = job.n_epochs * math.ceil(_calls_per_epoch(job, protocol, most_reads or allowed) / copies)
     estimates = protocol.calls_once + protocol.calls_per_sample * n_samples
-    reads = n_samples + estimates * protocol.reads_per_call
-    one = access_time(entry, 1, anneal_us, n_qubits=job.n_qubits)
+    samples_read = calls * math.ceil(_LEAST_TILED / copies) if protocol.is_tiled else n_samples
+    reads = samples_read + estimates * protocol.reads_per_call
+    one = access_time(entry, 1, anneal_us, n_qubits=min(copies * job.n_qubits, entry.n_qubits))
     per_read = (one.total_us - one.programming_us) * 1e-6
     access = (calls + estimates) * one.programming_us * 1e-6 + reads * per_read
     return PlanRow(
@@ -354,6 +367,31 @@ def _most_reads(entry: Chip, n_qubits: int, anneal_us: float) -> int:
     """Reads that one call may have, by the range and by the run limit with the default thermalisation."""
     per_read = anneal_us + readout_time(entry, n_qubits)
     return min(entry.num_reads_range[1], int((entry.run_limit_us - DEFAULT_THERMALIZATION_US) // per_read))
+
+
+@dataclass(frozen=True)
+class _IdealGraph:
+    """The graph of a chip with nothing gone."""
+
+    nodelist: Sequence[int]
+    edgelist: Sequence[tuple[int, int]]
+    properties: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, entry: Chip) -> Self:
+        graph = whole_graph(entry)
+        shape = [entry.m, entry.t] if entry.family == "zephyr" else [entry.m]
+        return cls(graph.qubits, graph.couplers, {"topology": {"type": entry.family, "shape": shape}})
+
+
+@lru_cache
+def _copies(entry: Chip, n_qubits: int) -> int:
+    """Compact patches of a model, in four partitions of about one size, for which the ideal graph has room."""
+    sizes = tuple(max(1, math.ceil((n_qubits - partition) / 4)) for partition in range(4))
+    size = smallest_chip(entry.family, sizes)
+    if size > entry.m:
+        return 1
+    return len(tiles_on(BoltzmannMachine(chip_topology(entry.family, size, sizes)), _IdealGraph.of(entry)))
 
 
 def _calls_per_epoch(job: Job, protocol: ProtocolCost, most_reads: int) -> int:

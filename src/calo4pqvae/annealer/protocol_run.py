@@ -113,8 +113,8 @@ class ProtocolResult:
 
     Args:
         protocol: Its name.
-        states: Bits of all nodes in the order of the machine, shape (reads, N).
-        condition: Number of the condition of every read, shape (reads,).
+        states: Bits of all nodes in the order of the machine, those of one condition together, shape (reads, N).
+        condition: Number of the condition of every read, ascending, shape (reads,).
         log_weights: ln w of every read, zero without importance weights, shape (reads,).
         betas: One record a batch of kept reads, in the order of ``states``.
         totals: What was added to the ledger.
@@ -196,7 +196,7 @@ class ProtocolRun:
     reference_sweeps: int = 200
     records: list[BetaRecord] = field(default_factory=list)
     _parts: list[BitArray] = field(default_factory=list)
-    _known: NDArray[np.bool_] | None = None
+    _known: list[NDArray[np.bool_]] = field(default_factory=list)
     _clamp: ClampReport | None = None
     _references: dict[bytes, FloatArray] = field(default_factory=dict)
 
@@ -206,13 +206,19 @@ class ProtocolRun:
         self.conditioner = self.conditioning.conditioner(self.machine, self.annealer)
         self._before = self.annealer.ledger.totals
 
-    def impose(self, index: int, beta: float) -> Conditioned:
-        """The problem of a condition, the machine divided by beta."""
-        row = self.conditions[index]
+    def impose(self, index: int, beta: float, conditioner: Conditioner | None = None) -> Conditioned:
+        """The problem of a condition, the machine divided by beta.
+
+        Args:
+            index: Number of the condition.
+            beta: What the machine is divided by.
+            conditioner: Of the machine at another place; the run's own if None.
+        """
+        row, own = self.conditions[index], conditioner or self.conditioner
         if self.conditioning.partition is None:
             condition = None if self.machine.condition_weights is None else torch.from_numpy(row)
-            return self.conditioner.impose(beta, None, condition)
-        return self.conditioner.impose(beta, row)
+            return own.impose(beta, None, condition)
+        return own.impose(beta, row)
 
     def read(self, index: int, beta: float, n_reads: int, label: str) -> tuple[Conditioned, Reads]:
         """One programming."""
@@ -275,7 +281,7 @@ class ProtocolRun:
         states, is_known = imposed.states(bits[:most], self.machine.n_nodes)
         if len(states):
             self._parts.append(states)
-            self._known = is_known
+            self._known.append(is_known)
             calls = tuple(reads.info.get("calls", ()))
             record = BetaRecord(index, imposed.problem.beta, estimate, len(states), reads.n_reads, *beta, calls)
             self.records.append(record)
@@ -309,9 +315,10 @@ class ProtocolRun:
         Raises:
             AnnealerError: If there is no read.
         """
-        if self._clamp is None or self._known is None:
+        if self._clamp is None or not self.records:
             raise AnnealerError("the protocol kept no read; ask for one or more")
-        states, number = self._completed(self._known)
+        self._sort()
+        states, number = self._completed()
         totals = self.annealer.ledger.totals - self._before
         log_weights, report = np.zeros(len(states)), None
         if correction == "polish":
@@ -352,21 +359,38 @@ class ProtocolRun:
             return None
         return torch.from_numpy(self.conditions[number]).float().to(self.machine.device)
 
-    def _completed(self, known: NDArray[np.bool_]) -> tuple[torch.Tensor, IntArray]:
+    def _sort(self) -> None:
+        """Brings batches of one condition together, in the order in which they came."""
+        order = sorted(range(len(self.records)), key=lambda place: self.records[place].condition)
+        self.records = [self.records[place] for place in order]
+        self._parts = [self._parts[place] for place in order]
+        self._known = [self._known[place] for place in order]
+
+    def _completed(self) -> tuple[torch.Tensor, IntArray]:
         """States of all reads, bits that are gone from the chip drawn given the others, and their conditions."""
-        number = np.repeat([record.condition for record in self.records], [len(part) for part in self._parts])
+        lengths = [len(part) for part in self._parts]
+        number = np.repeat([record.condition for record in self.records], lengths).astype(np.int64)
         states = torch.from_numpy(np.concatenate(self._parts)).float().to(self.machine.device)
-        if not known.all():
-            gone = torch.from_numpy(~known).to(states.device)
-            states[:, gone] = torch.randint(
-                0, 2, (len(states), int(gone.sum())), generator=self.generator, device=states.device
-            ).float()
-            sampler = BlockGibbsSampler(self.machine)
-            state = sampler.sample(
-                GibbsState(states), _COMPLETING_SWEEPS, self.generator, clamped=known, condition=self._rows(number)
-            )
-            states = state.states
-        return states, number.astype(np.int64)
+        masks, kind = np.unique(np.stack(self._known), axis=0, return_inverse=True)
+        kind = np.repeat(kind.ravel(), lengths)
+        for index, known in enumerate(masks):
+            if not known.all():
+                rows = np.flatnonzero(kind == index)
+                states[torch.from_numpy(rows)] = self._drawn(states[torch.from_numpy(rows)], known, number[rows])
+        return states, number
+
+    def _drawn(self, states: torch.Tensor, known: NDArray[np.bool_], number: IntArray) -> torch.Tensor:
+        """States (n, N) with the bits that are not known drawn given the others."""
+        gone = torch.from_numpy(~known).to(states.device)
+        states = states.clone()
+        states[:, gone] = torch.randint(
+            0, 2, (len(states), int(gone.sum())), generator=self.generator, device=states.device
+        ).float()
+        sampler = BlockGibbsSampler(self.machine)
+        start = GibbsState(states)
+        return sampler.sample(
+            start, _COMPLETING_SWEEPS, self.generator, clamped=known, condition=self._rows(number)
+        ).states
 
     @torch.no_grad()
     def _log_weights(self, states: torch.Tensor, number: IntArray) -> FloatArray:

@@ -27,36 +27,39 @@ programming, and falls with the heat of frequent programming. The protocols diff
    * - ``tracked``
      - likewise, through a running estimate over programmings
      - likewise
+   * - ``tiled``
+     - likewise, of all copies of the machine that are programmed side by side (:mod:`~calo4pqvae.annealer.tiled`)
+     - one of a copy and programming
 
 The first four are those of the literature: estimates by the mean energy of 256 reads, with Newton's rule in ln beta
 unless another is given (:mod:`~calo4pqvae.annealer.temperature_rules` has the published ones). In ``one-read-per-call``
 the first five reads of each estimate warm the chip up and count in no mean.
 
-The last two need no classical energies and no programming beyond those of the samples. The estimate tells at which
+The last three need no classical energies and no programming beyond those of the samples. The estimate tells at which
 ratio :math:`r = \beta_\mathrm{eff} / \beta` these very reads were drawn, and they are corrected: by a short polish, or
 by importance weights. If r is surely further from one than a limit (as at the first programming, when beta is a guess),
 the reads are given up and the machine is programmed again with the new beta.
+
+Reads of one programming share its errors of control, so that means over few programmings are less certain than the
+number of reads says. ``reads_per_call`` bounds how many reads of a programming become samples; the copies of ``tiled``
+have errors of their own.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from numpy.typing import ArrayLike
 
-from calo4pqvae.annealer.conditioning import Conditioned
-from calo4pqvae.annealer.device import Annealer
 from calo4pqvae.annealer.energy_matching import EnergyMatch, EnergyRule, EnergySample, NewtonRule, match_energy
 from calo4pqvae.annealer.problem import Reads
-from calo4pqvae.annealer.protocol_run import Conditioning, Correction, ProtocolResult, ProtocolRun
+from calo4pqvae.annealer.protocol import Protocol, is_far
+from calo4pqvae.annealer.protocol_run import Correction, ProtocolRun
 from calo4pqvae.annealer.running_beta import RunningBeta
 from calo4pqvae.annealer.temperature import BetaEstimate, maximum_pseudo_likelihood
+from calo4pqvae.annealer.tiled import Tiled
 from calo4pqvae.errors import AnnealerError
-from calo4pqvae.prior.machine import BoltzmannMachine
 
 __all__ = [
     "PROTOCOLS",
@@ -64,7 +67,6 @@ __all__ = [
     "Once",
     "OnceWithWait",
     "OneReadPerCall",
-    "Protocol",
     "SameReads",
     "Tracked",
     "open_protocol",
@@ -72,89 +74,6 @@ __all__ = [
 
 WARM_UP = 5
 """Calls at the start of an estimate of one read per call that count in no mean."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Protocol:
-    """What all protocols take.
-
-    Args:
-        conditioning: How conditions are imposed.
-        start: First guess of beta; that of the chip table if None.
-        reads_per_call: Most reads of a programming that are samples; 0 for as many as the chip takes.
-        correction: ``"none"``, ``"polish"`` or ``"importance"``.
-        polish_sweeps: Sweeps of a polish.
-        reference_chains: Gibbs chains of a classical mean energy.
-        reference_sweeps: Their sweeps.
-        options: Parameters of the solver for every call.
-
-    Raises:
-        AnnealerError: If a number makes no sense.
-    """
-
-    name: ClassVar[str]
-
-    conditioning: Conditioning = field(default_factory=Conditioning)
-    start: float | None = None
-    reads_per_call: int = 1
-    correction: Correction = "none"
-    polish_sweeps: int = 10
-    reference_chains: int = 512
-    reference_sweeps: int = 200
-    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-
-    def __post_init__(self) -> None:
-        if self.reads_per_call < 0 or self.polish_sweeps < 0 or (self.start is not None and not self.start > 0):
-            raise AnnealerError(
-                f"{self.reads_per_call} reads a call, {self.polish_sweeps} sweeps and a start at {self.start} make no "
-                "protocol; give no negative numbers"
-            )
-
-    def sample(
-        self,
-        annealer: Annealer,
-        machine: BoltzmannMachine,
-        conditions: ArrayLike,
-        n_per_condition: ArrayLike,
-        generator: torch.Generator,
-    ) -> ProtocolResult:
-        """Draws samples of a machine under conditions.
-
-        Args:
-            annealer: The annealer; its ledger counts every call.
-            machine: The machine.
-            conditions: One row a condition, shape (C, n_c): bits of the held partition, or c of the machine. Equal rows
-                are best joined first (:func:`~calo4pqvae.annealer.requests.group_requests`).
-            n_per_condition: Samples of each condition: one number for all, or one a condition, shape (C,).
-            generator: Source of randomness of everything classical, on the machine's device.
-
-        Raises:
-            AnnealerError: If an estimate or a condition fails, or the annealer refuses.
-        """
-        rows = np.asarray(conditions, dtype=np.float64)
-        counts = _counts(n_per_condition, len(rows))
-        run = ProtocolRun(
-            annealer,
-            machine,
-            rows,
-            self.conditioning,
-            generator,
-            self.options,
-            self.reference_chains,
-            self.reference_sweeps,
-        )
-        self._draw(run, counts)
-        return run.finish(self.name, self.correction, self.polish_sweeps)
-
-    def _draw(self, run: ProtocolRun, counts: Sequence[int]) -> None:
-        raise NotImplementedError
-
-    def _first_beta(self, annealer: Annealer) -> float:
-        return annealer.chip.beta if self.start is None else self.start
-
-    def _reads_per_call(self, run: ProtocolRun) -> int:
-        most = run.annealer.most_reads(run.machine.n_nodes, **self.options)
-        return min(self.reads_per_call or most, most)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -300,7 +219,7 @@ class SameReads(Protocol):
                 imposed, reads = run.read(index, beta, max(wanted, self.least_reads), self.name)
                 estimate = maximum_pseudo_likelihood(reads, imposed.held, seed=run.seed())
                 beta = estimate.value
-                if _is_far(beta, estimate.error, imposed, self.redo_beyond) and n_redos < self.max_redos:
+                if is_far(beta, estimate.error, imposed, self.redo_beyond) and n_redos < self.max_redos:
                     n_redos += 1
                     continue
                 n_kept = run.keep(index, imposed, reads, estimate, (beta, estimate.error), wanted)
@@ -347,33 +266,12 @@ class Tracked(Protocol):
                     estimate = maximum_pseudo_likelihood(window, imposed.held, seed=run.seed())
                     running = running.update(estimate)
                     window.clear()
-                if _is_far(running.value, running.error, imposed, self.redo_beyond) and n_redos < self.max_redos:
+                if is_far(running.value, running.error, imposed, self.redo_beyond) and n_redos < self.max_redos:
                     n_redos += 1
                     continue
                 n_kept = run.keep(index, imposed, reads, estimate, (running.value, running.error), wanted)
                 n_empty = _still_empty(index, n_kept, n_empty)
                 missing -= n_kept
-
-
-def _counts(n_per_condition: ArrayLike, n_conditions: int) -> list[int]:
-    """Samples of every condition.
-
-    Raises:
-        AnnealerError: If they are not whole numbers of one or more, one for all or one each.
-    """
-    numbers = np.asarray(n_per_condition)
-    if numbers.dtype.kind not in "iu" or numbers.shape not in ((), (n_conditions,)) or (numbers < 1).any():
-        raise AnnealerError(
-            f"{n_per_condition!r} samples for {n_conditions} conditions make no work; give one whole number of 1 or "
-            "more, or one a condition"
-        )
-    counts: list[int] = np.broadcast_to(numbers, n_conditions).tolist()
-    return counts
-
-
-def _is_far(beta: float, error: float, imposed: Conditioned, limit: float) -> bool:
-    """Whether reads were surely drawn too far from inverse temperature one: by the limit and two errors."""
-    return abs(math.log(beta / imposed.problem.beta)) > limit + 2 * error / beta
 
 
 def _still_empty(index: int, n_kept: int, n_empty: int) -> int:
@@ -390,7 +288,7 @@ def _still_empty(index: int, n_kept: int, n_empty: int) -> int:
 
 
 PROTOCOLS: Mapping[str, type[Protocol]] = MappingProxyType(
-    {kind.name: kind for kind in (BeforeEach, Once, OnceWithWait, OneReadPerCall, SameReads, Tracked)}
+    {kind.name: kind for kind in (BeforeEach, Once, OnceWithWait, OneReadPerCall, SameReads, Tracked, Tiled)}
 )
 """The protocols by name."""
 

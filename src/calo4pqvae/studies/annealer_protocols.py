@@ -8,9 +8,12 @@ from the ledger (:mod:`~calo4pqvae.studies.protocol_measurements`).
 
 The protocols of the October 2024 presentation have Newton's rule in ln beta inside, which serves them best; they
 program the chip for every shower. One more row gives ``before-each`` the freedom to group showers of one condition,
-which tells apart what grouping gains and what the estimate does. The published rules are followed by themselves, on
-machines whose energies are exact and on the emulated chips (:mod:`~calo4pqvae.studies.rule_courses`), and inside
-``before-each``.
+which tells apart what grouping gains and what the estimate does; another spreads the samples of ``same-reads`` over
+more programmings. ``tiled`` draws on the full graph of the chip, of which the machine fills a small part; the others
+have one copy of it. A machine that fills the chip gains nothing by copies.
+
+The published rules are followed by themselves, on machines whose energies are exact and on the emulated chips
+(:mod:`~calo4pqvae.studies.rule_courses`), and inside ``before-each``.
 
 Nothing here is a measurement of a real chip: size and decay of the heat of programming and the drift are assumed.
 """
@@ -25,8 +28,10 @@ from pydantic import Field
 
 from calo4pqvae.annealer.conditioning import Method
 from calo4pqvae.annealer.emulator_settings import EmulatorMode
-from calo4pqvae.annealer.protocols import BeforeEach, Once, OnceWithWait, OneReadPerCall, Protocol, SameReads, Tracked
+from calo4pqvae.annealer.protocol import Protocol
+from calo4pqvae.annealer.protocols import BeforeEach, Once, OnceWithWait, OneReadPerCall, SameReads, Tracked
 from calo4pqvae.annealer.temperature_rules import MultiplicativeRule
+from calo4pqvae.annealer.tiled import Tiled
 from calo4pqvae.atomic import write_text
 from calo4pqvae.prior.chips import Family
 from calo4pqvae.seeds import derive_seed, stream
@@ -69,6 +74,7 @@ class AnnealerProtocolsSettings(StudySettings):
     method: Method = Field("fold", description="how conditions are imposed: fold, fields or flux")
     estimate_reads: int = Field(256, ge=20, description="reads of a programming of an estimate")
     tracked_reads: int = Field(64, ge=20, description="least reads of an estimate of the tracked protocol")
+    spread_reads: int = Field(8, ge=1, description="most samples of a programming where same-reads is spread")
     single_reads: int = Field(128, ge=20, description="calls of an estimate with one read per call")
     polish_sweeps: int = Field(10, ge=1, description="sweeps of the polish")
     n_published: int = Field(24, ge=2, description="showers of before-each with the published rule inside")
@@ -154,7 +160,16 @@ def protocols_of(settings: AnnealerProtocolsSettings, machine: StudyMachine) -> 
         "one-read-per-call": OneReadPerCall(conditioning=conditioning, estimate_reads=settings.single_reads),
         "before-each, grouped": BeforeEach(reads_per_call=0, **matching),
         "same-reads": SameReads(conditioning=conditioning, correction="none", least_reads=settings.estimate_reads),
+        "same-reads, spread": SameReads(
+            conditioning=conditioning,
+            correction="none",
+            reads_per_call=settings.spread_reads,
+            least_reads=settings.tracked_reads,
+        ),
         "tracked": Tracked(conditioning=conditioning, correction="none", least_reads=settings.tracked_reads),
+        "tiled": Tiled(
+            conditioning=machine.conditioning("fold"), correction="none", least_reads=settings.estimate_reads
+        ),
     }
 
 

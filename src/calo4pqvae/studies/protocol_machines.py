@@ -10,24 +10,25 @@ no longer knew them: their couplings stayed what they were drawn as, :math:`N(0,
 Temperatures and energy histograms that were published with them are then those of such a machine (inferred, not
 stated). The biases follow the plain gradient :math:`\langle z_i \rangle_{data} - \langle z_i \rangle_{model}`.
 
-The emulated chip is the ideal graph on which the machine has its patch: a patch without missing parts is assumed.
+The emulated chip has no missing parts. It is as large as the graph on which the machine has its patch, or, for copies
+side by side, as large as the chip.
 """
 
 import math
-import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
+from calo4pqvae.annealer.chip_table import chip
 from calo4pqvae.annealer.conditioning import Method
 from calo4pqvae.annealer.device import Annealer, open_annealer
 from calo4pqvae.annealer.emulator_settings import EmulatorMode
 from calo4pqvae.annealer.protocol_run import Conditioning
+from calo4pqvae.annealer.tiles import chip_of
 from calo4pqvae.errors import ConfigError
 from calo4pqvae.latent_prior import LatentPrior, build_topology
-from calo4pqvae.prior.chips import Family, chip_topology
+from calo4pqvae.prior.chips import Family
 from calo4pqvae.prior.learning import LearningSettings, PriorLearner
 from calo4pqvae.seeds import stream
 from calo4pqvae.studies.shower_training import shower_training
@@ -78,22 +79,17 @@ class StudyMachine:
         """How conditions are imposed: on partition 0, or in the fields if the machine has it so."""
         return Conditioning(method, 0 if self.prior.is_clamped else None)
 
-    def annealer(self, mode: EmulatorMode, seed: int) -> Annealer:
-        """A new emulated chip on the whole graph of the machine's patch.
+    def annealer(self, mode: EmulatorMode, seed: int, *, is_full: bool = False) -> Annealer:
+        """A new emulated chip without missing parts.
 
         Args:
             mode: Mode of the emulator.
             seed: Its seed.
+            is_full: Whether it has the size of the chip, with room for copies; else that of the machine's own graph.
         """
-        size = int(re.findall(r"-(\d+)", self.prior.topology.name)[0])
-        graph = chip_topology(self.family, size)
-        labels = np.array(graph.node_labels, dtype=np.int64)
-        chip: dict[str, Any] = {
-            "nodelist": labels.tolist(),
-            "edgelist": labels[graph.edges].tolist(),
-            "kernel": "packed",
-        }
-        return open_annealer(f"emulator:{CHIP_OF[self.family]}:{size}", seed=seed, mode=mode, **chip)
+        size = chip(CHIP_OF[self.family]).m if is_full else chip_of(self.prior.topology)[1]
+        name = f"emulator:{CHIP_OF[self.family]}:{size}:whole"
+        return open_annealer(name, seed=seed, mode=mode, kernel="packed")
 
 
 def study_machine(

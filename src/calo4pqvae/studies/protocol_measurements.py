@@ -1,8 +1,8 @@
 r"""What the protocol study measures: how far samples of a protocol are from the law of the machine, and what they cost.
 
 All protocols draw the same showers: incident energies of held-out Geant4 showers, grouped by the condition that they
-give, on an emulated chip of the same seed. The emulator tells afterwards at which inverse temperature every programming
-was in truth.
+give, on an emulated chip of the same seed; ``tiled`` has the full graph of that chip for its copies. The emulator tells
+afterwards at which inverse temperature every programming was in truth.
 
 - **beta**: root mean square over samples of :math:`\ln(\beta_\mathrm{true} / \beta)`, once with what the machine was
   divided by (the samples are drawn at that ratio) and once with what the protocol takes beta to be;
@@ -26,8 +26,9 @@ from torch import Tensor
 from calo4pqvae.annealer.device import Annealer
 from calo4pqvae.annealer.emulator_settings import EmulatorMode
 from calo4pqvae.annealer.polish import polish
+from calo4pqvae.annealer.protocol import Protocol
 from calo4pqvae.annealer.protocol_run import ProtocolResult
-from calo4pqvae.annealer.protocols import Protocol
+from calo4pqvae.annealer.tiled import Tiled
 from calo4pqvae.dataset import resolve_file, training_grid
 from calo4pqvae.errors import AnnealerError, ConfigError
 from calo4pqvae.evaluation.frechet import feature_contributions
@@ -345,7 +346,7 @@ def measure(
         n_sweeps: Sweeps of the polish of the states that are judged a second time.
     """
     prior = machine.prior
-    annealer = machine.annealer(mode, derive_seed(seed, "chip") % 2**31)
+    annealer = machine.annealer(mode, derive_seed(seed, "chip") % 2**31, is_full=isinstance(protocol, Tiled))
     generator = stream(seed, "protocol", protocol.name)
     try:
         result = protocol.sample(annealer, prior.machine, requests.conditions, requests.counts, generator)

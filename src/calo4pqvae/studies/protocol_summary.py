@@ -17,7 +17,7 @@ __all__ = ["METRICS", "OURS", "PRESENTED", "WINNER", "Cell", "claims_of", "numbe
 
 WINNER = "before-each"
 PRESENTED = ("before-each", "once", "once-with-wait", "one-read-per-call")
-OURS = ("same-reads", "tracked")
+OURS = ("same-reads", "tracked", "tiled")
 
 Stage = Literal["raw", "polished"]
 
