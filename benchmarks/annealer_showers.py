@@ -16,6 +16,9 @@ for, 1e-6 a bit. Columns:
   than the challenge takes, standard error from the finite samples. The bundled Geant4 showers are genuine but not the
   challenge's data set 2, so the numbers are on no published scale.
 
+"copies x k": copies of the machine side by side on the full graph of the chip, each giving k samples a programming; the
+others have one machine on a graph of its own size, and all samples of a condition in one programming.
+
 Run: python benchmarks/annealer_showers.py RUN [--showers 10000] [--energies 100] [--seed 1] [--out FOLDER]
 """
 
@@ -32,7 +35,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calo4pqvae.annealer.device import open_annealer
+from calo4pqvae.annealer.chip_table import chip
+from calo4pqvae.annealer.conditioning import Method
+from calo4pqvae.annealer.device import Annealer, open_annealer
+from calo4pqvae.annealer.emulator_settings import EmulatorMode
 from calo4pqvae.annealer_generation import AnnealerGeneration, draw_annealed_bits
 from calo4pqvae.annealer_sampling import emulator_of
 from calo4pqvae.evaluation.frechet import FrechetSettings, fpd
@@ -42,18 +48,68 @@ from calo4pqvae.seeds import stream
 from calo4pqvae.showers.bundled import bundled_path
 from calo4pqvae.showers.geometry import geometry
 
-VARIANTS = (
-    ("ideal", "fold", 0, True),
-    ("ideal", "fields", 0, True),
-    ("ideal", "flux", 0, True),
-    ("calibrated", "fold", 0, False),
-    ("calibrated", "fold", 10, False),
-    ("calibrated", "flux", 10, False),
-    ("stress", "fold", 0, False),
-    ("stress", "fold", 10, False),
-)
-"""Mode, condition, sweeps of the polish, and whether the graph is whole."""
 
+@dataclass(frozen=True)
+class Variant:
+    """How a sample is drawn.
+
+    Args:
+        mode: Mode of the emulator.
+        condition: How the energy is imposed.
+        polish: Sweeps of the polish.
+        is_whole: Whether nothing is gone from the graph; else the machine is pruned.
+        per_copy: Samples of a copy and programming where copies lie side by side on the full chip; 0 for one machine.
+    """
+
+    mode: EmulatorMode
+    condition: Method
+    polish: int
+    is_whole: bool = False
+    per_copy: int = 0
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        copies = f", copies x {self.per_copy}" if self.per_copy else ""
+        graph = "" if self.is_whole else ", pruned"
+        return f"emulated {self.mode}, {self.condition}{copies}{graph}, polish {self.polish}"
+
+    @property
+    def settings(self) -> AnnealerGeneration:
+        """For the generation."""
+        return AnnealerGeneration(
+            protocol="tiled" if self.per_copy else "same-reads",
+            condition=self.condition,
+            correction="polish" if self.polish else "none",
+            polish_sweeps=self.polish,
+            is_pruned=not self.is_whole,
+            reads_per_call=self.per_copy or None,
+        )
+
+    def annealer(self, model: TrainedModel, seed: int, folder: Path) -> Annealer:
+        """A new emulated chip."""
+        spec = emulator_of(model.prior.machine, is_full=bool(self.per_copy))
+        if self.is_whole:
+            spec += (f":{chip(spec.partition(':')[2]).m}" if self.per_copy else "") + ":whole"
+        return open_annealer(spec, seed=seed, mode=self.mode, ledger=folder / "ledger.jsonl")
+
+
+VARIANTS = (
+    Variant("ideal", "fold", 0, is_whole=True),
+    Variant("ideal", "fields", 0, is_whole=True),
+    Variant("ideal", "flux", 0, is_whole=True),
+    Variant("ideal", "fold", 0, is_whole=True, per_copy=8),
+    Variant("calibrated", "fold", 0),
+    Variant("calibrated", "fold", 0, is_whole=True),
+    Variant("calibrated", "fold", 0, is_whole=True, per_copy=8),
+    Variant("calibrated", "fold", 0, is_whole=True, per_copy=1),
+    Variant("calibrated", "fold", 10),
+    Variant("calibrated", "flux", 10),
+    Variant("calibrated", "fold", 10, per_copy=8),
+    Variant("stress", "fold", 0),
+    Variant("stress", "fold", 0, is_whole=True, per_copy=8),
+    Variant("stress", "fold", 10),
+)
 
 Report = dict[str, Any]
 FloatArray = NDArray[np.float64]
@@ -122,7 +178,7 @@ def row(sample: Drawn, reference: Drawn, geant4: FloatArray, seed: int) -> dict[
 def show(rows: Iterable[dict[str, str]]) -> None:
     """Prints rows as they come."""
     for number, one in enumerate(rows):
-        widths = [max(len(key), 34 if key == "sample" else 16) for key in one]
+        widths = [max(len(key), 54 if key == "sample" else 16) for key in one]
         if number == 0:
             print(" | ".join(key.ljust(width) for key, width in zip(one, widths, strict=True)))
         print(" | ".join(value.ljust(width) for value, width in zip(one.values(), widths, strict=True)), flush=True)
@@ -153,19 +209,13 @@ def main() -> None:
         for number in (1, 2):
             bits = model.prior.sample(incident, sweeps, stream(options.seed, "classical", number))
             samples.append(drawn(model, f"Gibbs {number}", bits, incident, folder, options.seed + number))
-        for mode, condition, polish, is_whole in VARIANTS:
-            spec = emulator_of(model.prior.machine) + (":whole" if is_whole else "")
-            work = folder / f"{mode}-{condition}-{polish}"
-            annealer = open_annealer(spec, seed=options.seed, mode=mode, ledger=work / "ledger.jsonl")
-            settings = AnnealerGeneration(
-                condition=condition,
-                correction="polish" if polish else "none",
-                polish_sweeps=polish,
-                is_pruned=not is_whole,
+        for number, variant in enumerate(VARIANTS):
+            work = folder / f"variant-{number}"
+            annealer = variant.annealer(model, options.seed, work)
+            bits, report = draw_annealed_bits(
+                model, annealer, incident, work, seed=options.seed, settings=variant.settings
             )
-            bits, report = draw_annealed_bits(model, annealer, incident, work, seed=options.seed, settings=settings)
-            name = f"emulated, {mode}, {condition}, polish {polish}"
-            samples.append(drawn(model, name, bits, incident, folder, options.seed + 3, report))
+            samples.append(drawn(model, variant.name, bits, incident, folder, options.seed + 3, report))
         print(
             f"{model.origin}: {options.showers} showers at {options.energies} energies, "
             f"{samples[2].report['n_conditions']} conditions, seed {options.seed}; {len(geant4)} Geant4 showers"

@@ -200,7 +200,7 @@ def test_data_that_do_not_fit_are_told(bits: Path, tmp_path: Path) -> None:
     BitsFile(np.zeros((9, 5), dtype=np.uint8)).write(tmp_path / "other.hdf5")
     with pytest.raises(DataError, match=r"has 8 bits, .* 5"):
         train_prior_alone(settings(bits, test_data=str(tmp_path / "other.hdf5")), tmp_path / "run")
-    with pytest.raises(DataError, match="holds no data set 'condition'"):
+    with pytest.raises(DataError, match="has no data set 'condition'"):
         load_bits(settings(tmp_path / "other.hdf5", condition=True))
     assert not (tmp_path / "run").exists()
 

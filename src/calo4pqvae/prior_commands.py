@@ -61,10 +61,12 @@ def train(
     if folder is None:
         raise ConfigError("say where the run shall be: --out FOLDER")
     chosen = load_prior_config(config, settings or []) if resume is None else stored_config(folder)
-    console.print(f"training into {folder}; it may be interrupted: prior train --resume {folder}", soft_wrap=True)
+    hints = [f"training into {folder}; it may be interrupted: prior train --resume {folder}"]
     with bars() as shown:
 
         def tell(done: int, total: int, numbers: Any) -> None:  # noqa: ANN401
+            while hints:  # there is something to go on with only from the first step on
+                console.print(hints.pop(), soft_wrap=True)
             shown.show("machine", done, total, "  ".join(f"{name} {value:.1f}" for name, value in numbers.items()))
 
         run = train_prior_alone(chosen, folder, resume=resume is not None, overwrite=overwrite, progress=tell)

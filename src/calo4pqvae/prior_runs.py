@@ -121,7 +121,8 @@ def load_bits(config: PriorRunConfig) -> tuple[BitsFile, BitsFile]:
     if train.n_bits != test.n_bits:
         raise DataError(f"{train.source} has {train.n_bits} bits, {test.source} {test.n_bits}; give files of one kind")
     if config.condition and (train.condition is None or test.condition is None):
-        raise DataError(f"condition = true, but {train.source} or {test.source} holds no data set 'condition'")
+        lacking = " and ".join(dict.fromkeys(part.source for part in parts if part.condition is None))
+        raise DataError(f"condition = true, but {lacking} has no data set 'condition'; add it, or leave condition out")
     return train, test
 
 
