@@ -1,5 +1,7 @@
 """The chip table against the documented numbers, written down apart from it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,40 @@ def test_access_time_is_its_parts() -> None:
     assert time.delay_us == 20.5 + 500 + 50 * 4.75
     assert time.total_us == 16_100 + 7 * (50 + 235 + 11 + 757.5 + 0.5)
     assert time.seconds == time.total_us * 1e-6
+
+
+@pytest.mark.parametrize("n_qubits", [1, 7, 96, 1000, 3000, 5627])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"annealing_time": 50.0},
+        {"programming_thermalization": 20.0},
+        {"readout_thermalization": 5.0},
+        {"reduce_intersample_correlation": True, "annealing_time": 100.0},
+    ],
+)
+def test_access_time_is_that_of_the_client_of_the_maker(n_qubits: int, options: dict[str, float]) -> None:
+    """With the facts of the timing data that D-Wave's client is tested with, for any size, reads and options."""
+    pytest.importorskip("dwave.cloud", reason="dwave-cloud-client is not installed (extra qpu)")
+    from dwave.cloud.solver import StructuredSolver
+    from dwave.cloud.testing import mocks
+
+    data, timing = mocks.qpu_pegasus_solver_data(16), mocks.qpu_problem_timing_data()
+    data["properties"]["problem_timing_data"] = timing
+    solver = StructuredSolver(client=None, data=data)
+    parameters = timing["readout_time_model_parameters"]
+    entry = replace(
+        chip("Advantage_system4"),
+        programming_us=timing["typical_programming_time"] + timing["default_programming_thermalization"],
+        delay_us=timing["qpu_delay_time_per_sample"],
+        readout_us=(10 ** parameters[6], 10 ** parameters[-1]),
+    )
+    words = {"annealing_time": "anneal_us", "reduce_intersample_correlation": "reduce_intersample_correlation"}
+    own = {words.get(name, f"{name}_us"): value for name, value in options.items()}
+    for n_reads in (1, 100, 1000):
+        expected = solver.estimate_qpu_access_time(n_qubits, num_reads=n_reads, **options)
+        assert access_time(entry, n_reads, n_qubits=n_qubits, **own).total_us == pytest.approx(expected, rel=2e-4)  # type: ignore[arg-type]
 
 
 def test_readout_lies_between_one_qubit_and_the_full_chip() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from dimod.testing import assert_sampler_api, assert_structured_api
 
-from calo4pqvae.annealer.chip_table import CHIPS
+from calo4pqvae.annealer.chip_table import CHIPS, readout_time
 from calo4pqvae.annealer.emulator import Emulator
 from calo4pqvae.annealer.emulator_settings import EmulatorSettings
 from calo4pqvae.errors import AnnealerError
@@ -247,7 +247,7 @@ def test_timing_is_that_of_the_formula() -> None:
         programming_thermalization=1500.0,
         readout_thermalization=5.0,
     ).info["timing"]
-    readout = 17.0 * (101.0 / 17.0) ** (np.log(len(fields)) / np.log(4577)) + 5.0
+    readout = readout_time(sampler.chip, len(fields)) + 5.0
     expected = {
         "qpu_sampling_time": 70 * (30.0 + readout + 60.6),
         "qpu_anneal_time_per_sample": 30.0,
