@@ -81,7 +81,7 @@ def test_moments_of_a_pegasus_chip_are_those_of_tree_decomposition() -> None:
     fields, couplings = random_problem(sampler, sampler.nodelist, 3, 0.12)
     bqm = dimod.BinaryQuadraticModel(fields, couplings, 0.0, "SPIN")
     exact = samplers.TreeDecompositionSampler().sample(bqm, beta=1 / 0.198, num_reads=1, marginals=True, seed=1)
-    spins = spins_of(draw(sampler, fields, couplings, 10_000))
+    spins = spins_of(draw(sampler, fields, couplings, 8_000))
     labels = sorted(fields)
     p = np.array([exact.info["variable_marginals"][label] for label in labels])
     z = (spins.mean(axis=0) - (2 * p - 1)) / np.sqrt(4 * p * (1 - p) / len(spins))
