@@ -286,6 +286,37 @@ def test_killed_at_any_moment_the_result_is_the_same(
 
 
 @pytest.mark.usefixtures("unfinished")
+@pytest.mark.parametrize("protocol", ["same-reads", "tracked"])
+def test_copies_share_a_programming_also_across_a_kill(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    chip = "emulator:advantage2:4:whole"
+    settings: dict[str, Any] = {"is_tiled": True, "reads": 60, "conditions": 3, "protocol": protocol}
+    learn(source, tmp_path / "whole", chip, **settings)
+    with monkeypatch.context() as patch:
+        kill_at(patch, campaign, "save_reads", 4, after=False)
+        with pytest.raises(KilledError):
+            learn(source, tmp_path / "killed", chip, **settings)
+    learn(source, tmp_path / "killed", chip, **settings)
+    assert_same(tmp_path / "killed", tmp_path / "whole")
+    history = learned(tmp_path / "whole")[1]
+    assert [row["n_programmings"] for row in history] == [1] * 5
+    ledger = read_ledger(tmp_path / "whole" / "annealer" / "ledger.jsonl")
+    assert ledger.programmings == 5
+    copies = sum(row["n_reads"] for row in history) / ledger.reads
+    assert copies == int(copies) > 3  # every read of every copy is used
+    assert all(row["n_reads"] >= 3 * 60 for row in history)
+
+
+def test_copies_that_there_is_no_room_for(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(AnnealerError, match=r"room for \d whole copies of the machine, 9 conditions need as many"):
+        learn(source, tmp_path / "out", "emulator:advantage2:2:whole", is_tiled=True, conditions=9)
+    assert not (tmp_path / "out" / "config.toml").exists()
+    with pytest.raises(ConfigError, match="must be whole: leave out --prune, or --tiled"):
+        learn(source, tmp_path / "out", is_tiled=True, is_pruned=True)
+
+
+@pytest.mark.usefixtures("unfinished")
 @pytest.mark.parametrize(
     ("where", "name", "after"),
     [

@@ -142,8 +142,8 @@ def train(
     out: Annotated[Path, typer.Option(help="Run directory of the new prior; given again, the training goes on.")],
     spec: SpecOption = None,
     updates: Annotated[int, typer.Option(help="Steps of the machine.")] = 250,
-    conditions: Annotated[int, typer.Option(help="Programmings of a step, each at an incident energy.")] = 4,
-    reads: Annotated[int, typer.Option(help="Reads of a programming.")] = 100,
+    conditions: Annotated[int, typer.Option(help="Conditions of a step, each a programming without --tiled.")] = 4,
+    reads: Annotated[int, typer.Option(help="Reads of a condition.")] = 100,
     events: Annotated[int | None, typer.Option(help="Posterior states to learn from; default: all.")] = None,
     shift: Annotated[float, typer.Option(help="Largest relative shift of energies by binning.")] = 0.0,
     protocol: Annotated[str, typer.Option(help="How beta is known: same-reads or tracked.")] = "same-reads",
@@ -153,6 +153,9 @@ def train(
     polish: Annotated[int, typer.Option(help="Sweeps of block Gibbs of a polish.")] = 5,
     rate: Annotated[float, typer.Option(help="First step size; it falls to a sixteenth.")] = 0.8,
     beta: Annotated[float | None, typer.Option(help="First guess of beta; default: that of the chip.")] = None,
+    tiled: Annotated[
+        bool, typer.Option("--tiled", help="All conditions of a step in one programming, on copies of the machine.")
+    ] = False,
     prune: PruneOption = False,
     mode: ModeOption = "calibrated",
     limit: LimitOption = None,
@@ -175,10 +178,11 @@ def train(
         learning_rate=rate,
         learning_rate_final=rate / 16,
         start_beta=beta,
+        is_tiled=tiled,
         is_pruned=prune,
         seed=seed,
     )
-    name = emulator_of(prior_of(run).machine) if spec is None else spec
+    name = emulator_of(prior_of(run).machine, is_full=tiled) if spec is None else spec
     with bars() as shown:
         outcome = train_through_annealer(
             run,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from calo4pqvae.annealer.chip_table import CHIPS
 from calo4pqvae.annealer.device import Annealer
-from calo4pqvae.annealer.negative_phase import ChipPatch
+from calo4pqvae.annealer.negative_phase import NegativePhase
 from calo4pqvae.annealer.planner import PlanRow, plain_hours, plan_calls
 from calo4pqvae.atomic import write_json
 from calo4pqvae.autoencoder.vae import ShowerAutoencoder
@@ -95,7 +95,7 @@ def finish(
     prior: LatentPrior,
     sample: ConditionedSample,
     annealer: Annealer,
-    patch: ChipPatch,
+    phase: NegativePhase,
     settings: Mapping[str, Any],
     report: Callable[[str, int, int], None],
 ) -> Outcome:
@@ -107,7 +107,7 @@ def finish(
         prior: The trained prior.
         sample: What it learned from.
         annealer: The annealer.
-        patch: What of the machine was on the chip.
+        phase: How it was read.
         settings: Settings of the training.
         report: Told (what, done, total).
 
@@ -121,8 +121,8 @@ def finish(
     priors = _priors(source, prior)
     gaps = _gaps(run, priors, settings)
     calls = [call.asked for call in annealer.ledger.calls if call.programmings]
-    rows = [plan_calls(calls, patch.n_qubits, entry, step="the same calls") for entry in CHIPS.values()]
-    numbers = _numbers(run, sample, annealer, patch, settings, gaps, rows) | _slopes(run, priors, settings)
+    rows = [plan_calls(calls, phase.n_qubits, entry, step="the same calls") for entry in CHIPS.values()]
+    numbers = _numbers(run, sample, annealer, phase, settings, gaps, rows) | _slopes(run, priors, settings)
     folder = run.path / "annealer"
     write_json(folder / "metrics.json", numbers)
     outcome = Outcome(numbers)
@@ -201,7 +201,7 @@ def _numbers(
     run: RunDirectory,
     sample: ConditionedSample,
     annealer: Annealer,
-    patch: ChipPatch,
+    phase: NegativePhase,
     settings: Mapping[str, Any],
     gaps: Mapping[str, EnergyGap],
     rows: Sequence[PlanRow],
@@ -234,8 +234,8 @@ def _numbers(
         "events": sample.n_events,
         "conditions": len(sample.rows),
         "energy_binning": str(sample.binned) if settings["energy_shift"] else "none",
-        "qubits": patch.n_qubits,
-        "left_out": str(patch),
+        "qubits": phase.n_qubits,
+        "left_out": str(phase.patch),
         "settings": dict(settings),
         "projection": [row.to_dict() for row in rows],
         "plain_hours": plain_hours(),

@@ -14,8 +14,8 @@ class AnnealerTrainingSettings:
 
     Args:
         updates: Steps of the machine.
-        conditions: Programmings of a step.
-        reads: Reads of a programming.
+        conditions: Conditions of a step, each a programming, or all of them one with copies.
+        reads: Reads of a condition.
         events: Posterior states to learn from; all if None.
         energy_shift: Largest relative shift of an incident energy by binning; 0 for none.
         protocol: ``"same-reads"`` or ``"tracked"``.
@@ -25,6 +25,7 @@ class AnnealerTrainingSettings:
         learning_rate_final: Last step size, reached geometrically.
         start_beta: First guess of beta; that of the chip if None.
         least_share: Effective share of the reads below which no step is made.
+        is_tiled: Whether whole copies of the machine side by side share a programming.
         is_pruned: Whether bits and couplers that are gone from the chip may be left out.
         validate_every: Steps between looks at the validation energy gap; 0 for none.
         validation_draws: Samples of a validation event at such a look; the last one takes four times as many.
@@ -46,6 +47,7 @@ class AnnealerTrainingSettings:
     learning_rate_final: float = 0.05
     start_beta: float | None = None
     least_share: float = 0.2
+    is_tiled: bool = False
     is_pruned: bool = False
     validate_every: int = 50
     validation_draws: int = 5
@@ -70,3 +72,5 @@ class AnnealerTrainingSettings:
         for name, (holds, allowed) in rules.items():
             if not holds:
                 raise ConfigError(f"{name} = {getattr(self, name)!r} is out of range; it must be {allowed}")
+        if self.is_tiled and self.is_pruned:
+            raise ConfigError("copies that learn together must be whole: leave out --prune, or --tiled")

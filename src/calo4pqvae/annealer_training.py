@@ -39,7 +39,7 @@ from calo4pqvae.annealer.emulator_settings import EmulatorMode
 from calo4pqvae.annealer.negative_phase import ChipPatch, NegativePhase, PhaseReads, PhaseRequest
 from calo4pqvae.annealer.read_learner import ReadLearner, programmable_range
 from calo4pqvae.annealer.running_beta import RunningBeta
-from calo4pqvae.annealer.tiles import moved_onto
+from calo4pqvae.annealer.tiles import moved_onto, tiles_on
 from calo4pqvae.annealer.work_folder import alone_in
 from calo4pqvae.annealer_outcome import Outcome, finish, read_outcome
 from calo4pqvae.annealer_settings import AnnealerTrainingSettings
@@ -108,7 +108,8 @@ def train_through_annealer(
     with alone_in(out / "annealer"):
         door = _open(annealer, wanted.seed, mode, out / "annealer" / "ledger.jsonl", limit)
         partition = 0 if prior.is_clamped else None
-        placed = moved_onto(prior.machine, door, prior.clamped)
+        tiles = tiles_on(prior.machine, door, prior.clamped) if wanted.is_tiled else ()
+        placed = tiles[0].machine if tiles else moved_onto(prior.machine, door, prior.clamped)
         patch = ChipPatch.of(placed, partition, door, is_pruned=wanted.is_pruned)
         phase = NegativePhase(
             placed,
@@ -118,7 +119,9 @@ def train_through_annealer(
             correction=wanted.correction,
             polish_sweeps=wanted.polish_sweeps,
             seed=wanted.seed,
+            tiles=tiles,
         )
+        phase.check(wanted.conditions)
         sample = _sample(prior, found["posterior"], wanted)
         start = door.chip.beta if wanted.start_beta is None else wanted.start_beta
         run = _begin(other, out, config, wanted, door, patch)
@@ -130,7 +133,7 @@ def train_through_annealer(
         def tell(what: str, done: int, total: int) -> None:
             report(what, done, total, {})
 
-        return finish(run, other, prior, sample, door, patch, asdict(wanted), tell)
+        return finish(run, other, prior, sample, door, phase, asdict(wanted), tell)
 
 
 def prior_of(source: Path) -> LatentPrior:
@@ -238,7 +241,7 @@ class _Training:
             polished = {"polish_energy_change": change, "polish_energy_change_error": error}
         return {
             "phase": self.number,
-            "n_programmings": len(request.rows),
+            "n_programmings": 1 if self.settings.is_tiled else len(request.rows),
             "n_reads": reads.n_reads,
             "programmed_beta": request.beta,
             "beta": reads.beta,
@@ -294,7 +297,7 @@ class _Training:
         emulator = self.annealer.sampler
         if isinstance(emulator, Emulator) and self.annealer.ledger.calls:
             numbers = {int(path.stem.rpartition("-")[2]) for path in self.reads_folder.glob("*/reads/*.hdf5")}
-            restore_emulator(emulator, self.annealer.ledger, self.patch.n_qubits, numbers, self.annealer.retry)
+            restore_emulator(emulator, self.annealer.ledger, self.phase.n_qubits, numbers, self.annealer.retry)
 
 
 def _open(annealer: Any, seed: int, mode: EmulatorMode, ledger: Path, limit: float | None) -> Annealer:  # noqa: ANN401

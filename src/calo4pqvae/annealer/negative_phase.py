@@ -7,6 +7,9 @@ temperature :math:`r = \beta_\mathrm{eff} / \beta` at which they were drawn. Two
 - ``same-reads``: one estimate from all programmings of the phase together;
 - ``tracked``: a running estimate, moved by each programming in turn (:mod:`~calo4pqvae.annealer.running_beta`).
 
+With copies of the machine side by side (:mod:`~calo4pqvae.annealer.tiles`) all conditions of a phase share one
+programming; a condition has several copies if there is room, each with errors of control of its own, and fewer reads.
+
 A machine whose fields are all near zero, as one that is about to learn fair coins, has no temperature: reads that hold
 less than an information of 25 about :math:`\ln\beta` (by the curvature of the pseudo-likelihood) leave beta as it was.
 
@@ -29,8 +32,7 @@ loses all of those; under a condition it is then independent of the others and i
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -47,6 +49,7 @@ from calo4pqvae.annealer.polish import PolishReport, polish
 from calo4pqvae.annealer.problem import FloatArray, IntArray, Reads
 from calo4pqvae.annealer.running_beta import RunningBeta
 from calo4pqvae.annealer.temperature import maximum_pseudo_likelihood
+from calo4pqvae.annealer.tiles import Tile, read_apart, side_by_side
 from calo4pqvae.errors import AnnealerError
 from calo4pqvae.prior.gibbs import BlockGibbsSampler
 from calo4pqvae.prior.machine import BoltzmannMachine
@@ -56,6 +59,8 @@ __all__ = ["ChipPatch", "NegativePhase", "PhaseCorrection", "PhaseProtocol", "Ph
 
 PhaseProtocol = Literal["same-reads", "tracked"]
 PhaseCorrection = Literal["importance", "polish", "none"]
+Call = list[tuple[int, Conditioner]]
+"""Conditions of a programming, each with the copy of the machine that draws it."""
 
 _LEAST_INFORMATION = 25.0  # about ln beta: an error of a fifth
 
@@ -125,7 +130,7 @@ class PhaseRequest:
 
     Args:
         rows: Conditions (K, n_c): bits of the held partition, or c of the machine.
-        n_reads: Reads of each programming (K,).
+        n_reads: Least reads of each (K,).
         shares: Share of each condition in the phase (K,), adding up to one.
         beta: What the machine is divided by.
         running: Running estimate before the phase, for ``tracked``.
@@ -180,6 +185,7 @@ class NegativePhase:
         correction: What is done about the reads' temperature.
         polish_sweeps: Sweeps of a polish.
         seed: Of everything classical.
+        tiles: Whole copies of the machine on the chip, all of which are used in each programming; none for one machine.
 
     Raises:
         AnnealerError: If there is no such protocol or correction, or the number of sweeps makes no sense.
@@ -195,6 +201,7 @@ class NegativePhase:
         correction: PhaseCorrection = "importance",
         polish_sweeps: int = 5,
         seed: int = 0,
+        tiles: Sequence[Tile] = (),
     ) -> None:
         for name, value, allowed in (
             ("protocol", protocol, get_args(PhaseProtocol)),
@@ -207,6 +214,7 @@ class NegativePhase:
         self.machine, self.partition, self.patch = machine, partition, patch
         self.protocol, self.correction, self.polish_sweeps, self.seed = protocol, correction, polish_sweeps, seed
         self._conditioner = Conditioner(machine, "fold", partition=partition, placement=patch.placement)
+        self._copies = [replace(self._conditioner, machine=tile.machine, placement=tile.placement) for tile in tiles]
         self._sampler = BlockGibbsSampler(machine)
 
     def read(self, annealer: Annealer, folder: Path, request: PhaseRequest, number: int) -> PhaseReads:
@@ -222,13 +230,60 @@ class NegativePhase:
             AnnealerError: If the annealer refuses, or the folder holds other reads; what came is kept.
             SpendingLimitError: If a call would pass the spending limit.
         """
-        jobs = [SamplingJob(n, row) for n, row in zip(request.n_reads, request.rows, strict=True)]
-        campaign = Campaign(folder, jobs, partial(self._prepared, request.beta))
+        calls = self._calls(len(request.rows))
+        jobs = [self._job(request, call) for call in calls]
+
+        def prepare(job: SamplingJob) -> Prepared:
+            call = calls[next(index for index, own in enumerate(jobs) if own is job)]
+            return Prepared(side_by_side([one.problem for one in self._imposed(request, call)]))
+
+        campaign = Campaign(folder, jobs, prepare)
         if annealer.ledger.open_calls or not campaign.is_done:  # one that was cut off may be the last of the phase
             campaign.run(annealer)
         imposed = [self._impose(request.beta, row) for row in request.rows]
-        bits = [campaign.bits(index)[: job.n_reads] for index, job in enumerate(jobs)]
-        return self._phase(request, imposed, bits, number)
+        bits: list[list[NDArray[np.uint8]]] = [[] for _ in imposed]
+        for index, (call, job) in enumerate(zip(calls, jobs, strict=True)):
+            problems = [one.problem for one in self._imposed(request, call)]
+            joint = Reads(campaign.bits(index)[: job.n_reads], side_by_side(problems))
+            for (condition, _), part in zip(call, read_apart(joint, problems), strict=True):
+                bits[condition].append(part.bits)
+        return self._phase(request, imposed, [np.concatenate(parts) for parts in bits], number)
+
+    @property
+    def n_qubits(self) -> int:
+        """Qubits of every programming."""
+        return sum(len(own.placement.nodes) for own in self._copies if own.placement) or self.patch.n_qubits
+
+    def check(self, n_conditions: int) -> None:
+        """Refuses phases for which there are too few copies.
+
+        Raises:
+            AnnealerError: If there are copies, but fewer than conditions.
+        """
+        if 0 < len(self._copies) < n_conditions:
+            raise AnnealerError(
+                f"the chip has room for {len(self._copies)} whole copies of the machine, {n_conditions} conditions "
+                "need as many: lower --conditions, or leave out --tiled"
+            )
+
+    def _calls(self, n_conditions: int) -> list[Call]:
+        """Programmings of a phase: one a condition, or one for all in which the conditions take turns over the copies.
+
+        Raises:
+            AnnealerError: If there are fewer copies than conditions.
+        """
+        self.check(n_conditions)
+        if not self._copies:
+            return [[(condition, self._conditioner)] for condition in range(n_conditions)]
+        return [[(place % n_conditions, own) for place, own in enumerate(self._copies)]]
+
+    def _job(self, request: PhaseRequest, call: Call) -> SamplingJob:
+        copies = np.bincount([condition for condition, _ in call], minlength=len(request.rows))
+        n_reads = max(math.ceil(request.n_reads[condition] / copies[condition]) for condition, _ in call)
+        return SamplingJob(n_reads, np.concatenate([request.rows[condition] for condition, _ in call]))
+
+    def _imposed(self, request: PhaseRequest, call: Call) -> list[Conditioned]:
+        return [self._impose(request.beta, request.rows[condition], own) for condition, own in call]
 
     def _phase(
         self, request: PhaseRequest, imposed: Sequence[Conditioned], bits: Sequence[NDArray[np.uint8]], number: int
@@ -273,13 +328,13 @@ class NegativePhase:
         if running is None:
             raise AnnealerError("a tracked phase needs the running estimate of beta; give it with the request")
         ratios, misfits = [], []
-        for batch, information in zip(batches, told, strict=True):
+        for group in [list(range(len(batches)))] if self._copies else [[index] for index in range(len(batches))]:
             running = running.predict()
-            if information > _LEAST_INFORMATION:
-                estimate = maximum_pseudo_likelihood(batch, seed=seed)
+            if sum(told[index] for index in group) > _LEAST_INFORMATION:
+                estimate = maximum_pseudo_likelihood([batches[index] for index in group], seed=seed)
                 running = running.update(estimate)
                 misfits.append(estimate.misfit)
-            ratios.append(running.value / request.beta)
+            ratios += [running.value / request.beta] * len(group)
         return {
             "beta": running.value,
             "beta_error": running.error,
@@ -319,13 +374,11 @@ class NegativePhase:
             states[:, lonely] = torch.bernoulli(odds, generator=stream(self.seed, "lonely", number))
         return states, condition
 
-    def _prepared(self, beta: float, job: SamplingJob) -> Prepared:
-        return Prepared(self._impose(beta, job.condition.copy()).problem)
-
-    def _impose(self, beta: float, row: FloatArray) -> Conditioned:
+    def _impose(self, beta: float, row: FloatArray, conditioner: Conditioner | None = None) -> Conditioned:
+        own = conditioner or self._conditioner
         if self.partition is not None:
-            return self._conditioner.impose(beta, row)
-        return self._conditioner.impose(beta, None, torch.from_numpy(row).float() if self.machine.n_condition else None)
+            return own.impose(beta, row)
+        return own.impose(beta, None, torch.from_numpy(row).float() if self.machine.n_condition else None)
 
 
 @torch.no_grad()
