@@ -12,6 +12,7 @@ from calo4pqvae.annealer.emulator import Emulator
 from calo4pqvae.annealer.ledger import SpendingLimitError
 from calo4pqvae.annealer.negative_phase import ChipPatch, NegativePhase, PhaseReads, PhaseRequest
 from calo4pqvae.annealer.running_beta import RunningBeta
+from calo4pqvae.annealer.tiles import tiles_on
 from calo4pqvae.errors import AnnealerError
 from calo4pqvae.prior.chips import chip_topology
 from calo4pqvae.prior.exact import enumerate_machine
@@ -133,6 +134,28 @@ def test_a_polish_is_reported(tmp_path: Path) -> None:
     assert reads.polish is not None
     assert (reads.polish.n_sweeps, reads.polish.n_reads) == (5, 8000)
     assert reads.polish.energy_change > 10 * reads.polish.energy_change_error  # the reads were too cold
+
+
+@pytest.mark.parametrize("protocol", ["same-reads", "tracked"])
+def test_copies_draw_the_law_of_their_conditions(tmp_path: Path, protocol: str) -> None:
+    """Six copies or more take turns over two conditions; the temperature is wrong, and weights mend it."""
+    machine = machine_with_condition()
+    emulator = Emulator("advantage2", seed=2, m=4, mode="ideal", nodelist=chip_topology("zephyr", 4).node_labels)
+    annealer = open_annealer(emulator, ledger=tmp_path / "ledger.jsonl")
+    tiles = tiles_on(machine, annealer, TOPOLOGY.is_in_partition(0))[:6]
+    patch = ChipPatch.of(tiles[0].machine, 0, annealer, is_pruned=False)
+    phase = NegativePhase(tiles[0].machine, 0, patch, protocol=protocol, seed=3, tiles=tiles)  # type: ignore[arg-type]
+    assert phase.n_qubits == 6 * 11
+    running = RunningBeta.start(6.0, 0.2)
+    reads = phase.read(annealer, tmp_path / "phase", PhaseRequest(ROWS, [4000, 3000], SHARES, 6.0, running), 0)
+    assert annealer.ledger.programmings == 1
+    assert annealer.ledger.reads == 1334  # a third of 4,000 each
+    assert reads.n_reads == 6 * 1334
+    assert reads.beta == pytest.approx(BETA, abs=4 * reads.beta_error)
+    assert reads.ratios == pytest.approx(reads.beta / 6.0)
+    assert np.abs(pulls(machine, reads, 3 * 1334)).max() < 4.5
+    with pytest.raises(AnnealerError, match="room for 6 whole copies of the machine, 7 conditions need as many"):
+        phase.check(7)
 
 
 def test_bits_without_a_qubit_are_drawn_from_their_field(tmp_path: Path) -> None:
