@@ -12,10 +12,11 @@ import torch
 from typer.testing import CliRunner
 
 from calo4pqvae.annealer.device import open_annealer
+from calo4pqvae.annealer.emulator import Emulator
 from calo4pqvae.annealer.ledger import Ledger, SpendingLimitError
 from calo4pqvae.annealer_generation import AnnealerGeneration, annealer_folder, draw_annealed_bits, generate_by_annealer
 from calo4pqvae.cli import app
-from calo4pqvae.errors import AnnealerError, CaloError, ConfigError, DataError
+from calo4pqvae.errors import AnnealerError, CaloError, ConfigError, DataError, OutputError
 from calo4pqvae.generation import TrainedModel, decode_bits, load_model
 from calo4pqvae.seeds import stream
 from calo4pqvae.training import train
@@ -116,7 +117,8 @@ def test_the_same_command_goes_on_and_pays_nothing(command: Command, run: Path, 
         (("--mode", "stress"), "begun with mode = 'calibrated', not 'stress'"),
         (("--polish", 3), "begun with polish_sweeps = 10, not 3"),
         (("--seed", 9), "begun with seed = 1, not 9"),
-        (("-n", 30), "begun with requests = "),
+        (("-n", 30), "begun with energies = '1000 to 100000 MeV .*', not|begun with showers = 60, not 30"),
+        (("--energies", "1000,10000,99000"), "begun with energies = '1000 to 100000 MeV .*', not '1000 to 99000 MeV"),
         (("--annealer", "emulator:Advantage2_system2:2:whole"), "begun with annealer = 'emulated-Advantage2_system1'"),
     ],
 )
@@ -221,13 +223,40 @@ def test_copies_side_by_side(command: Command, run: Path, tmp_path: Path) -> Non
         assert (file.attrs["protocol"], file.attrs["emulated"]) == ("tiled", True)
         assert "copies lack" in file.attrs["left_out"]
         np.testing.assert_allclose(file["incident_energies"][:, 0], np.tile([1e3, 1e4, 1e5], 20))
+    words = (*words, "--annealer", "emulator:advantage2:5:whole")
     told = command(run, *words, "--reads-per-call", 4, out="whole.hdf5")
     report = json.loads((tmp_path / "whole.hdf5.annealer" / "report.json").read_text())
-    assert report["tiles"]["whole"] == report["tiles"]["copies"] < report["tiles"]["places"] == copies
-    assert f"(with --prune there would be {copies})" in told
+    assert report["tiles"]["whole"] == report["tiles"]["copies"] == report["tiles"]["places"]
+    assert "of them whole\n" in told
     assert {row["n_reads"] for row in report["betas"]} == {4}
     with pytest.raises(AnnealerError, match="copies side by side take folded conditions"):
         command(run, *words, "--condition", "flux", out="flux.hdf5")
+
+
+def test_few_whole_copies_are_refused_before_anything_is_paid(run: Path, tmp_path: Path) -> None:
+    ideal = open_annealer("emulator:advantage2:5:whole", seed=4)
+    kept = np.random.default_rng(1).choice(ideal.nodelist, len(ideal.nodelist) * 90 // 100, replace=False)
+    annealer = open_annealer(
+        Emulator("advantage2", seed=4, m=5, nodelist=kept.tolist()), ledger=tmp_path / "ledger.jsonl"
+    )
+    settings = AnnealerGeneration(protocol="tiled")
+    told = r"only \d+ of \d+ copies of the machine would be whole .* leave out what is gone \(--prune\)"
+    with pytest.raises(AnnealerError, match=told):
+        draw_annealed_bits(load_model(run), annealer, torch.tensor([[1e4]]), tmp_path, seed=1, settings=settings)
+    assert annealer.ledger.calls == ()
+
+
+def test_one_shower(command: Command, run: Path, tmp_path: Path) -> None:
+    words = ("--sampler", "annealer", "--annealer", WHOLE, "--energies", "5000", "-n", 1)
+    assert "+- unknown), " in command(run, *words)
+    assert json.loads((tmp_path / "out.hdf5.annealer" / "report.json").read_text())["polish"]["n_reads"] == 1
+
+
+def test_a_folder_in_the_way_costs_nothing(command: Command, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.hdf5").mkdir()
+    with pytest.raises(OutputError, match="a folder of that name is in the way"):
+        command(run, *BY_ANNEALER)
+    assert Ledger(tmp_path / "out.hdf5.annealer" / "ledger.jsonl", is_emulated=True).calls == ()
 
 
 def test_samples_may_be_spread_over_programmings(command: Command, run: Path, tmp_path: Path) -> None:

@@ -247,9 +247,12 @@ def plan(
             for number in range(len(ways[entry.name]))
         ],
     )
+    protocols = plan_table(job, **options)
+    chosen = [row for row in protocols if row.chip == entry.name]
+    print_table(f"protocols on {entry.name}", [_row(row) | {"step": row.protocol} for row in chosen])
     if out is not None:
         rows = {"ways_out": [row.to_dict() for one in ways.values() for row in one]}
-        rows["protocols"] = [row.to_dict() for row in plan_table(job, **options)]
+        rows["protocols"] = [row.to_dict() for row in protocols]
         write_json(out, {"job": vars(job), "plain_hours_at_20_ms": hours, **rows})
         console.print(f"numbers: {out}", soft_wrap=True, highlight=False)
 

@@ -34,7 +34,7 @@ from calo4pqvae.annealer.recorded import recorded
 from calo4pqvae.annealer.requests import BinnedEnergies, RequestGroup, bin_energies, group_requests
 from calo4pqvae.annealer.tiled import Tiled
 from calo4pqvae.annealer.tiles import Tile, moved_onto
-from calo4pqvae.atomic import write_json
+from calo4pqvae.atomic import check_target, write_json
 from calo4pqvae.errors import AnnealerError, ConfigError
 from calo4pqvae.fabric import process_rank
 from calo4pqvae.generation import TrainedModel, decode_bits
@@ -120,6 +120,7 @@ def generate_by_annealer(
     chosen = AnnealerGeneration() if settings is None else settings
     if process_rank()[1] > 1:
         raise ConfigError("an annealer serves one process: run generate --sampler annealer without torchrun")
+    check_target(out)  # before anything is paid for
     folder = annealer_folder(out)
     bits, report = draw_annealed_bits(model, annealer, energies, folder, seed=seed, settings=chosen, progress=progress)
     rate = decode_bits(
@@ -159,7 +160,8 @@ def draw_annealed_bits(
     groups = group_requests(rows, len(rows))
     plan = _plan(model, annealer, settings)
     work = {"model": model.origin, "machine": _fingerprint(model), "seed": seed, **asdict(settings)}
-    work |= {"mode": _mode(annealer), "requests": hashlib.sha256(rows.tobytes()).hexdigest()}
+    work |= {"mode": annealer.mode, "reads_per_call": plan.protocol.reads_per_call, "showers": len(rows)}
+    work |= {"energies": _energies_told(energies)}
     told = None if progress is None else _reads_told(progress, len(rows), max(1, len(plan.tiles)))
     with recorded(annealer, folder, work, told) as recorder:
         result = plan.protocol.sample(
@@ -256,6 +258,11 @@ def _plan(model: TrainedModel, annealer: Annealer, settings: AnnealerGeneration)
         tiled = Tiled(conditioning=conditioning, is_pruned=settings.is_pruned, **words)
         tiles = tiled.tiles(annealer, prior.machine)
         places = tiles if settings.is_pruned else replace(tiled, is_pruned=True).tiles(annealer, prior.machine)
+        if len(tiles) < len(places) / 2:
+            raise AnnealerError(
+                f"only {len(tiles)} of {len(places)} copies of the machine would be whole on {annealer.name}, and a "
+                "programming for so few is dear; leave out what is gone (--prune), or take protocol same-reads"
+            )
         return _Plan(tiled, prior.machine, tiles=tiles, n_places=len(places))
     machine = moved_onto(prior.machine, annealer, prior.clamped)
     placement = _placement(machine, prior.clamped, annealer, settings.is_pruned)
@@ -285,9 +292,10 @@ def _in_order(result: ProtocolResult, groups: tuple[RequestGroup, ...]) -> np.nd
     return states
 
 
-def _mode(annealer: Annealer) -> str:
-    """Mode of an emulator, empty for anything else."""
-    return str(getattr(annealer.sampler, "mode", ""))
+def _energies_told(energies: Tensor) -> str:
+    """Range of incident energies, with a hash that tells other ones."""
+    digest = hashlib.sha256(energies.double().numpy().tobytes()).hexdigest()[:8]
+    return f"{float(energies.min()):g} to {float(energies.max()):g} MeV ({digest})"
 
 
 def _fingerprint(model: TrainedModel) -> str:
@@ -314,7 +322,7 @@ def _report(
         "model": model.origin,
         "annealer": annealer.name,
         "emulated": annealer.is_emulated,
-        "mode": _mode(annealer),
+        "mode": annealer.mode,
         "graph_id": annealer.graph_id,
         "seed": seed,
         **asdict(settings),
@@ -331,6 +339,9 @@ def _report(
             }
             for record in result.betas
         ],
+        "estimates_that_did_not_settle": sum(
+            record.estimate is not None and not record.estimate.is_converged for record in result.betas
+        ),
         "mean_ratio": float(np.average(ratios, weights=n_reads)),
         "clamp": asdict(clamp) | {"rate": clamp.rate, "rate_error": clamp.rate_error, "read_rate": clamp.read_rate},
         "polish": None if result.polish is None else asdict(result.polish),

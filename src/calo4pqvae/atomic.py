@@ -13,7 +13,7 @@ from typing import Any
 
 from calo4pqvae.errors import OutputError
 
-__all__ = ["atomic_path", "write_json", "write_text"]
+__all__ = ["atomic_path", "check_target", "write_json", "write_text"]
 
 
 @contextmanager
@@ -41,6 +41,19 @@ def atomic_path(target: Path) -> Iterator[Path]:
         raise OutputError(f"cannot write {target}: {reason}; choose another place or free some space") from error
     finally:
         _remove(partial)
+
+
+def check_target(target: Path) -> None:
+    """Refuses a target that could not be written, before work is done for it; nothing is left.
+
+    Raises:
+        OutputError: If a folder of that name is in the way, or its folder cannot be made or written.
+    """
+    if target.is_file():
+        return
+    with atomic_path(target) as partial:
+        partial.touch()
+    target.unlink()
 
 
 def write_text(target: Path, text: str) -> None:

@@ -115,6 +115,8 @@ def _generation_of(words: dict[str, Any]) -> Any:  # noqa: ANN401
 
 def _told(report: dict[str, Any], out: Path) -> list[str]:
     """What a generation brought, in lines."""
+    from calo4pqvae.annealer.polish import told_error
+
     clamp, betas = report["clamp"], [row["beta"] for row in report["betas"]]
     lines = [f"pruned: {report['left_out']}"] if report["left_out"] else []
     if report["tiles"] is not None:
@@ -133,11 +135,14 @@ def _told(report: dict[str, Any], out: Path) -> list[str]:
     spent = (
         f"{ledger['programmings']} programmings, {ledger['reads']} reads, {ledger['access_seconds']:.4g} s of {kind}"
     )
+    if report["estimates_that_did_not_settle"]:
+        n_open, n_all = report["estimates_that_did_not_settle"], len(report["betas"])
+        lines.append(f"beta did not settle in {n_open} of {n_all} estimates; take same-reads, or another start")
     if report["polish"] is not None:
         effect = report["polish"]
         lines.append(
             f"polish: mean energy {effect['energy_before']:.2f} to {effect['energy_after']:.2f} nats (change "
-            f"{effect['energy_change']:+.2f} +- {effect['energy_change_error']:.2f}), "
+            f"{effect['energy_change']:+.2f} +- {told_error(effect['energy_change_error'])}), "
             f"{effect['flipped_share']:.1%} of the free bits flipped"
         )
     return [

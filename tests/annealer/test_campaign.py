@@ -276,6 +276,8 @@ def test_another_campaign_or_chip_is_refused(tmp_path: Path) -> None:
         campaign_in(tmp_path, sizes=(7, 4))
     with pytest.raises(AnnealerError, match="was begun on emulated-Advantage2_system1"):
         campaign.run(open_annealer("emulator:Advantage2_system2:2", seed=5, ledger=campaign.ledger_path))
+    with pytest.raises(AnnealerError, match="was begun in mode 'calibrated', not 'stress'"):
+        campaign.run(annealer_for(campaign, mode="stress"))
 
 
 def test_a_ledger_on_disk_is_needed(tmp_path: Path) -> None:

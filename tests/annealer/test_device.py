@@ -17,6 +17,7 @@ from calo4pqvae.annealer.ledger import Ledger, LedgerCall, SpendingLimitError
 from calo4pqvae.annealer.problem import IsingProblem, Reads
 from calo4pqvae.annealer.protocols import open_protocol
 from calo4pqvae.annealer.retries import IncompleteReadsError, RetryPolicy
+from calo4pqvae.annealer.tiles import chip_of, moved_onto, tiles_on
 from calo4pqvae.errors import AnnealerError
 from calo4pqvae.prior.chips import chip_topology
 from calo4pqvae.testing import assert_samples_boltzmann
@@ -169,6 +170,39 @@ def test_seeds_go_on_with_the_ledger(tmp_path: Path) -> None:
         bits.append(annealer.read(small_problem(annealer), 30).bits)
     assert annealer.ledger.programmings == 2
     assert not np.array_equal(bits[0], bits[1])
+
+
+def test_an_emulator_goes_on_as_the_chip_that_it_was(tmp_path: Path) -> None:
+    """Opened anew before every call it draws what it draws in one go: the same errors, drift, heat and numbers."""
+    whole = open_annealer(CHIP, seed=5, ledger=tmp_path / "whole.jsonl")
+    problem = small_problem(whole)
+    expected = [whole.read(problem, n_reads).bits for n_reads in (10, 300, 20)]
+    for n_reads, bits in zip((10, 300, 20), expected, strict=True):
+        part = open_annealer(CHIP, seed=5, ledger=tmp_path / "parts.jsonl")
+        np.testing.assert_array_equal(part.read(problem, n_reads).bits, bits)
+    np.testing.assert_array_equal(part.sampler.hidden.flux_offsets, whole.sampler.hidden.flux_offsets)
+    assert part.sampler.reveal()[-1].beta == pytest.approx(whole.sampler.reveal()[-1].beta, rel=1e-9)
+
+
+def test_words_for_an_emulator_are_no_words_for_a_sampler() -> None:
+    sampler = open_annealer(CHIP, seed=5).sampler
+    with pytest.raises(AnnealerError, match="modee is for an emulator that is named"):
+        open_annealer(sampler, modee="ideal")
+
+
+def test_the_graph_of_a_sampler_may_be_told() -> None:
+    samplers = pytest.importorskip("dwave.samplers", reason="dwave-samplers is not installed")
+    graph = chip_topology("zephyr", 4)
+    labels = np.array(graph.node_labels)
+    composite = dimod.StructureComposite(
+        samplers.SimulatedAnnealingSampler(), labels.tolist(), labels[graph.edges].tolist()
+    )
+    machine = machine_on(chip_topology("zephyr", 2, 8))
+    with pytest.raises(AnnealerError, match="does not say of what graph it is"):
+        tiles_on(machine, open_annealer(composite))
+    annealer = open_annealer(composite, topology=("zephyr", (4, 4)))
+    assert len(tiles_on(machine, annealer)) > 2
+    assert chip_of(moved_onto(machine, annealer).topology) == ("zephyr", 4)
 
 
 # --- faults: an error of one line, or a completed retry; nothing is lost -------------------------------------------

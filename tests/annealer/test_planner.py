@@ -43,7 +43,7 @@ def test_one_read_a_sample_is_the_product_with_the_time_of_a_call() -> None:
 
 def test_a_group_shares_a_programming() -> None:
     job = Job(n_qubits=1208, n_samples=1050, n_epochs=3, n_conditions=10)
-    row = plan(job, protocol_cost("same-reads"), ZEPHYR, most_reads=100)
+    row = plan(job, protocol_cost("tracked"), ZEPHYR, most_reads=100)
     assert row.programmings == 3 * 10 * 2  # 105 reads a condition take two calls of 100 at most
     calls = 3 * 10 * (access_time(ZEPHYR, 100, n_qubits=1208).seconds + access_time(ZEPHYR, 5, n_qubits=1208).seconds)
     assert row.access_seconds == pytest.approx(calls, rel=1e-12)
@@ -69,6 +69,24 @@ def test_estimates_are_paid_for() -> None:
     assert waiting.wall_seconds - once.wall_seconds == pytest.approx(200 * 2.5)
     single = plan(job, protocol_cost("one-read-per-call"), ZEPHYR)
     assert single.access_seconds == pytest.approx((200 + 20 * 256) * one, rel=1e-12)
+
+
+def test_reads_that_serve_the_estimate_alone_are_planned() -> None:
+    """Thirty-one conditions of three or four samples: a hundred reads each."""
+    row = plan(Job(n_qubits=96, n_samples=100, n_conditions=31), protocol_cost("same-reads"), ZEPHYR)
+    assert (row.programmings, row.reads) == (31, 3100)
+    assert row.access_seconds == pytest.approx(31 * access_time(ZEPHYR, 100, n_qubits=96).seconds, rel=1e-12)
+
+
+@pytest.mark.parametrize("anneal_us", [math.nan, 0.1, 5000.0, 1e9])
+def test_anneals_that_no_chip_makes(anneal_us: float) -> None:
+    with pytest.raises(AnnealerError, match=r"is outside 0\.5 to 2000 of Advantage2_system1"):
+        plan(JOB, protocol_cost("tracked"), ZEPHYR, anneal_us=anneal_us)
+    with pytest.raises(AnnealerError, match=r"is outside 0\.5 to 2000 of Advantage2_system1"):
+        plan_calls([10], 100, ZEPHYR, anneal_us=anneal_us)
+    for price in (-3.0, math.inf):
+        with pytest.raises(AnnealerError, match="is no price of an hour"):
+            plan(JOB, protocol_cost("tracked"), ZEPHYR, price_per_hour=price)
 
 
 def test_copies_side_by_side_share_a_programming() -> None:
@@ -111,13 +129,13 @@ def test_times_of_a_sample_are_those_of_the_documented_table(
 ) -> None:
     entry = chip(name)
     for n_samples, expected in ((1, one_ms), (100, hundred_ms), (1000, thousand_ms)):
-        row = plan(Job(entry.n_qubits, n_samples), protocol_cost("same-reads"), entry)
+        row = plan(Job(entry.n_qubits, n_samples), protocol_cost("tracked"), entry)
         assert row.seconds_per_sample * 1e3 == pytest.approx(expected, rel=0.01)
 
 
 def test_each_way_out_is_cheaper_than_the_last() -> None:
     rows = ways_out(JOB, ZEPHYR, n_bins=100, prior_epochs=50, prior_samples=20_000)
-    assert [row.protocol for row in rows] == ["before-each", "one-read", *["same-reads"] * 4]
+    assert [row.protocol for row in rows] == ["before-each", "one-read", *["tracked"] * 4]
     hours = [row.access_hours for row in rows]
     assert hours == sorted(hours, reverse=True)
     assert hours[1] == pytest.approx(hours[2])  # every energy of its own: grouping gains nothing

@@ -1,5 +1,7 @@
 """A polish: it leaves the right law alone, mends a wrong one, holds what is held, and says what it did."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,12 @@ def test_no_sweep_changes_nothing() -> None:
     assert (report.energy_change, report.flipped_share, report.bits.rms) == (0, 0, 0)
 
 
-def test_one_read_is_refused() -> None:
-    with pytest.raises(AnnealerError, match="no error of their mean"):
-        polish(tiny_machine(), exact_states(n=1), 1, torch.Generator())
+def test_one_read_has_no_errors_and_none_is_refused() -> None:
+    states, report = polish(tiny_machine(), exact_states(n=1), 1, torch.Generator())
+    assert len(states) == 1
+    assert report.energy_change == pytest.approx(report.energy_after - report.energy_before)
+    assert report.energy_change_error is report.bits.rms_error is report.couplers.rms_error is None
+    assert "+- unknown" in str(report)
+    assert math.isnan(report.bits.significance)
+    with pytest.raises(AnnealerError, match="no reads to polish"):
+        polish(tiny_machine(), exact_states(n=1)[:0], 1, torch.Generator())

@@ -144,7 +144,7 @@ def test_waits_are_not_waited_again(tmp_path: Path) -> None:
     for _ in range(2):
         run(tmp_path, "once-with-wait", lambda annealer: clocks.append(annealer.sampler), reads_per_call=0)
     assert clocks[0].clock_s > 3 * 2.5
-    assert clocks[1].clock_s == 0
+    assert clocks[1].clock_s < 2.5  # it lives through the programmings of the ledger, not through the waits
 
 
 def test_other_work_is_refused_with_what_differs(tmp_path: Path) -> None:

@@ -83,6 +83,21 @@ def test_what_is_gone_is_counted_or_avoided(family: str) -> None:
     assert set(whole[0].machine.topology.node_labels) <= qubits
 
 
+def test_whole_places_are_not_given_up_for_a_few_more_and_poor_ones_are_left() -> None:
+    """A chip with a strip of qubits gone: no copy lacks a fifth, and no whole copy is lost by pruning."""
+    full = grid_of("zephyr")
+    machine = machine_on(PATCHES["zephyr"])
+    gone = set(full.nodelist[200:420])
+    from calo4pqvae.annealer.emulator import Emulator
+
+    broken = open_annealer(Emulator("advantage2", seed=1, m=6, nodelist=[q for q in full.nodelist if q not in gone]))
+    whole, pruned = tiles_on(machine, broken), tiles_on(machine, broken, prune=True)
+    needed = machine.n_nodes + machine.topology.n_edges
+    assert all(5 * (tile.n_missing_qubits + tile.n_missing_couplers) < needed for tile in pruned)
+    assert sum(tile.is_whole for tile in pruned) >= len(whole) - 1
+    assert len(pruned) >= len(whole)
+
+
 def test_every_copy_is_the_machine() -> None:
     """Energies of all copies under conditions of their own, from the joint problem and from the machine."""
     topology = PATCHES["zephyr"]

@@ -192,6 +192,7 @@ class Campaign:
         if stored is None:
             jobs = [{"n_reads": job.n_reads, "condition": job.condition.tolist()} for job in self.jobs]
             chip = {"chip": annealer.name, "graph_id": annealer.graph_id, "emulated": annealer.is_emulated}
+            chip["mode"] = annealer.mode
             write_json(
                 self.folder / "campaign.json",
                 {"format": _FORMAT, "fingerprint": self.fingerprint, **chip, "jobs": jobs},
@@ -200,6 +201,11 @@ class Campaign:
             raise AnnealerError(
                 f"the campaign in {self.folder} was begun on {stored['chip']}, not on {annealer.name}; go on with "
                 "that one, or choose another folder"
+            )
+        elif stored.get("mode", annealer.mode) != annealer.mode:
+            raise AnnealerError(
+                f"the campaign in {self.folder} was begun in mode {stored['mode']!r}, not {annealer.mode!r}; go on "
+                "with that, or choose another folder"
             )
         clear_unfinished(self.reads_folder)
 

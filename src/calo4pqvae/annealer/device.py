@@ -54,6 +54,7 @@ class Annealer:
         retry: How faults that pass are met.
         seed: For samplers that take a ``seed``: call k gets one derived from this and k.
         sleep: How to wait; the emulator's own clock, or the real one, if None.
+        topology: Family and shape of the ideal graph, for a sampler whose properties do not tell.
 
     Attributes:
         sampler: The sampler.
@@ -75,6 +76,7 @@ class Annealer:
         retry: RetryPolicy | None = None,
         seed: int | None = None,
         sleep: Callable[[float], None] | None = None,
+        topology: tuple[str, Sequence[int]] | None = None,
     ) -> None:
         if not hasattr(sampler, "nodelist") or not hasattr(sampler, "edgelist"):
             raise AnnealerError(
@@ -90,6 +92,7 @@ class Annealer:
         self.retry = retry or RetryPolicy()
         self._seed = seed
         self._chip = chip
+        self._topology = topology
         self._sleep = sleep or getattr(sampler, "wait", None) or time.sleep
         self._parts: WorkingParts | None = None
         if self.ledger.limit is not None and not self._has_times:
@@ -106,7 +109,15 @@ class Annealer:
     def properties(self) -> Mapping[str, Any]:
         """Properties of the solver."""
         found: Mapping[str, Any] = self.sampler.properties
-        return found
+        if self._topology is None:
+            return found
+        family, shape = self._topology
+        return {**found, "topology": {"type": family, "shape": list(shape)}}
+
+    @property
+    def mode(self) -> str:
+        """Mode of an emulator; empty for anything else."""
+        return str(getattr(self.sampler, "mode", ""))
 
     @property
     def nodelist(self) -> Sequence[int]:
@@ -128,7 +139,7 @@ class Annealer:
             AnnealerError: If the sampler is no chip of the table.
         """
         if self._chip is None:
-            raise AnnealerError(f"nothing is documented of {self.name}; name the chip that it stands for (chip=)")
+            raise AnnealerError(f"nothing is documented of {self.name}; name the chip that it stands for (chip_facts=)")
         return self._chip
 
     @property
@@ -368,6 +379,7 @@ def open_annealer(
     retry: RetryPolicy | None = None,
     chip_facts: Chip | None = None,
     sleep: Callable[[float], None] | None = None,
+    topology: tuple[str, Sequence[int]] | None = None,
     **emulator: Any,  # noqa: ANN401
 ) -> Annealer:
     """Opens an annealer by name, or wraps a sampler.
@@ -376,22 +388,28 @@ def open_annealer(
         spec: ``"emulator:CHIP"`` or ``"emulator:CHIP:M"`` (CHIP as in the chip table, on a graph of size M; with
             ``":whole"`` behind it nothing of the graph is broken), ``"qpu"`` (the default solver of D-Wave's
             configuration), ``"qpu:NAME"``, or a dimod sampler with ``nodelist`` and ``edgelist``.
-        seed: Seed of an emulator, or of a sampler that takes one. Calls that are in the ledger already go into it, so
-            that work that is gone on with does not draw the same numbers again.
+        seed: Seed of an emulator, or of a sampler that takes one. An emulator lives through the calls that are in the
+            ledger already, so that work that is gone on with finds the same chip, as warm as it was left, and does not
+            draw the same numbers again.
         mode: ``"ideal"``, ``"calibrated"`` or ``"stress"``, of an emulator.
         limit: Most access time in seconds over the whole ledger.
         ledger: File of the ledger; None keeps it in memory.
         retry: How faults that pass are met.
         chip_facts: Documented facts of the chip that a sampler stands for; None takes those of its name, if any.
         sleep: How to wait between attempts; see :class:`Annealer`.
+        topology: Family and shape of the ideal graph of a sampler that does not say it, ``("zephyr", (12, 4))`` or
+            ``("pegasus", (16,))``; machines can be moved on it then.
         **emulator: Further arguments of :class:`~calo4pqvae.annealer.emulator.Emulator`.
 
     Raises:
         AnnealerError: If there is no such annealer, or it cannot be reached.
     """
     if not isinstance(spec, str):
+        if emulator:
+            raise AnnealerError(f"{', '.join(emulator)} is for an emulator that is named; a sampler is taken as it is")
         return Annealer(
             spec,
+            topology=topology,
             chip=chip_facts or _facts(spec),
             ledger=Ledger(ledger, limit, is_emulated=not _is_live(spec)),
             retry=retry,
@@ -403,7 +421,7 @@ def open_annealer(
         book = Ledger(ledger, limit, is_emulated=True)
         if seed is None:
             raise AnnealerError("an emulator draws random numbers; give it a seed")
-        sampler = _emulator(name, mode, derive_seed(seed, "calls", len(book.calls)) if book.calls else seed, emulator)
+        sampler = _emulator(name, mode, seed, emulator, book)
     elif kind == "qpu" and not emulator:
         sampler = _live_chip(name)
         book = Ledger(ledger, limit)
@@ -415,9 +433,11 @@ def open_annealer(
     return Annealer(sampler, chip=chip_facts or _facts(sampler), ledger=book, retry=retry, sleep=sleep)
 
 
-def _emulator(name: str, mode: EmulatorMode, seed: int, options: Mapping[str, Any]) -> Any:  # noqa: ANN401
+def _emulator(name: str, mode: EmulatorMode, seed: int, options: Mapping[str, Any], book: Ledger) -> Any:  # noqa: ANN401
+    """An emulator as the calls of a ledger have left it."""
     from calo4pqvae.annealer.emulator import Emulator
     from calo4pqvae.annealer.emulator_graph import whole_graph
+    from calo4pqvae.annealer.emulator_replay import live_through
 
     plain = name.removesuffix(":whole")
     chip_name, _, size = plain.partition(":")
@@ -429,7 +449,9 @@ def _emulator(name: str, mode: EmulatorMode, seed: int, options: Mapping[str, An
     graph = {"m": int(size)} | dict(options) if size else dict(options)
     if plain != name:
         graph["nodelist"] = whole_graph(entry, graph.get("m")).qubits
-    return Emulator(entry, mode=mode, seed=seed, **graph)
+    emulator = Emulator(entry, mode=mode, seed=seed, **graph)
+    live_through(emulator, book)
+    return emulator
 
 
 def _live_chip(name: str) -> Any:  # noqa: ANN401

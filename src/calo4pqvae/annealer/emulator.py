@@ -54,6 +54,7 @@ from calo4pqvae.prior.kernels.choice import KernelName
 __all__ = ["Emulator"]
 
 _PATCHES = 4  # that are kept ready
+_LARGEST = 40  # size of a graph
 
 
 class Emulator(dimod.Sampler, dimod.Structured):  # type: ignore[misc, name-defined]
@@ -72,6 +73,7 @@ class Emulator(dimod.Sampler, dimod.Structured):  # type: ignore[misc, name-defi
     Attributes:
         chip: Facts of the chip.
         mode: The mode, ``"custom"`` with settings of one's own.
+        hidden: What the chip keeps to itself; tests and studies look at it, samplers do not.
 
     Raises:
         AnnealerError: If chip, mode or lists do not exist.
@@ -97,13 +99,16 @@ class Emulator(dimod.Sampler, dimod.Structured):  # type: ignore[misc, name-defi
         self._kernel = kernel
         self._settings = emulator_settings(mode) if settings is None else settings
         size = self.chip.m if m is None else m
-        if size < (2 if self.chip.family == "pegasus" else 1):
-            raise AnnealerError(f"a {self.chip.family} graph of size {size} does not exist; give a larger m")
+        smallest = 2 if self.chip.family == "pegasus" else 1
+        if not smallest <= size <= _LARGEST:
+            raise AnnealerError(
+                f"an emulated {self.chip.family} graph of size {size} does not exist; give {smallest} to {_LARGEST}"
+            )
         if nodelist is None and edgelist is None:
             graph = broken_graph(self.chip, size)
         else:
             graph = listed_graph(self.chip, size, nodelist, edgelist)
-        self._hidden = HiddenState(self._settings, self.chip, graph.n_labels, seed)
+        self.hidden = HiddenState(self._settings, self.chip, graph.n_labels, seed)
         self._faults: list[FaultKind] = []
         self._losses = 0
         self._set_graph(graph)
@@ -139,12 +144,12 @@ class Emulator(dimod.Sampler, dimod.Structured):  # type: ignore[misc, name-defi
     @property
     def usage(self) -> Usage:
         """Programmings, reads and charged time so far."""
-        return self._hidden.usage
+        return self.hidden.usage
 
     @property
     def clock_s(self) -> float:
         """Virtual time in seconds since the emulator was opened."""
-        return self._hidden.clock_s
+        return self.hidden.clock_s
 
     def wait(self, seconds: float) -> None:
         """Lets virtual time pass, in which the chip cools; no real time passes.
@@ -154,11 +159,11 @@ class Emulator(dimod.Sampler, dimod.Structured):  # type: ignore[misc, name-defi
         """
         if not np.isfinite(seconds) or seconds < 0:
             raise AnnealerError(f"{seconds:g} s cannot be waited; give 0 or more")
-        self._hidden.wait(seconds)
+        self.hidden.wait(seconds)
 
     def reveal(self) -> tuple[Programming, ...]:
         """The true inverse temperatures of all programmings, for tests and studies; a real chip keeps them hidden."""
-        return tuple(self._hidden.history)
+        return tuple(self.hidden.history)
 
     def fail_next(self, *kinds: FaultKind) -> None:
         """Lets the next calls fail, one call a kind, in the order given.
@@ -185,7 +190,7 @@ class Emulator(dimod.Sampler, dimod.Structured):  # type: ignore[misc, name-defi
         """
         if not 0 < k < len(self.nodelist):
             raise AnnealerError(f"{k} of {len(self.nodelist)} qubits cannot be lost; give a number between")
-        lost = self._hidden.generator("losses", self._losses).choice(self.nodelist, size=k, replace=False).tolist()
+        lost = self.hidden.generator("losses", self._losses).choice(self.nodelist, size=k, replace=False).tolist()
         self._losses += 1
         self._set_graph(self._graph.without(lost))
         return tuple(sorted(lost))
@@ -218,7 +223,7 @@ class Emulator(dimod.Sampler, dimod.Structured):  # type: ignore[misc, name-defi
         if fault == "rejected":
             raise SolverOfflineError("the emulated solver did not take the call; make it again later")
         largest = float(np.abs(problem.couplings).max(initial=0.0))
-        record = self._hidden.program(times, options.programming_thermalization, largest)
+        record = self.hidden.program(times, options.programming_thermalization, largest)
         if fault == "timeout":
             raise EmulatedTimeoutError("the emulated solver gave no answer in time; make the call again")
         if fault == "connection":
@@ -287,7 +292,7 @@ class Emulator(dimod.Sampler, dimod.Structured):  # type: ignore[misc, name-defi
     def _read(
         self, problem: IsingProblem, patch: GraphPatch, record: Programming, options: CallOptions
     ) -> NDArray[np.uint8]:
-        settings, hidden = self._settings, self._hidden
+        settings, hidden = self._settings, self.hidden
         fields, couplings = self._programmed(problem, patch, record.index, options)
         dynamics = patch.dynamics
         if settings.susceptibility:
@@ -312,11 +317,11 @@ class Emulator(dimod.Sampler, dimod.Structured):  # type: ignore[misc, name-defi
         self, problem: IsingProblem, patch: GraphPatch, index: int, options: CallOptions
     ) -> tuple[FloatArray, "sparse.csr_array"]:
         """Fields (n,) and couplings (n, n) that act, after all errors of the control."""
-        settings, rng = self._settings, self._hidden.generator("control", index)
+        settings, rng = self._settings, self.hidden.generator("control", index)
         fields = _rounded(problem.fields, settings.field_half_step)
         couplings = np.zeros(len(patch.edges))
         couplings[patch.places(problem.edges)] = _rounded(problem.couplings, settings.coupling_half_step)
-        fields = self._hidden.field_scales[problem.qubits] * (
+        fields = self.hidden.field_scales[problem.qubits] * (
             fields + settings.field_error * rng.normal(size=len(fields))
         )
         fields = fields + flux_to_fields(self.chip, self._flux(options)[problem.qubits])
@@ -331,7 +336,7 @@ class Emulator(dimod.Sampler, dimod.Structured):  # type: ignore[misc, name-defi
     def _flux(self, options: CallOptions) -> FloatArray:
         """Flux that acts on every qubit of the ideal graph: the bias and what is left of its offset."""
         share = self._settings.compensated_share if options.flux_drift_compensation else 1.0
-        flux = share * self._hidden.flux_offsets
+        flux = share * self.hidden.flux_offsets
         return flux if options.flux_biases is None else flux + np.asarray(options.flux_biases, dtype=np.float64)
 
     def _info(self, record: Programming, scale: float) -> dict[str, Any]:

@@ -10,16 +10,36 @@ A call that was under way when the process ended leaves nothing in the emulator,
 
 from collections.abc import Collection
 
-from calo4pqvae.annealer.chip_table import DEFAULT_THERMALIZATION_US
+from calo4pqvae.annealer.chip_table import DEFAULT_THERMALIZATION_US, AccessTime
 from calo4pqvae.annealer.emulator import Emulator
 from calo4pqvae.annealer.emulator_call import CallOptions
 from calo4pqvae.annealer.ledger import Ledger
 from calo4pqvae.annealer.retries import RetryPolicy
 from calo4pqvae.errors import AnnealerError
 
-__all__ = ["restore_emulator"]
+__all__ = ["live_through", "restore_emulator"]
 
 _PROGRAMMED = ("complete", "partial", "timeout", "lost")
+
+
+def live_through(emulator: Emulator, ledger: Ledger) -> None:
+    """Lets a fresh emulator live through the programmings of a ledger, by the times that were estimated for them.
+
+    It has the same fixed errors, drift and heat afterwards, and the next programming has the next number. What is not
+    in a ledger is left out: waits, other thermalisations than the default, and couplings on which a temperature offset
+    depends. A call that is open counts as a programming, so that its random numbers are not drawn for another.
+
+    Args:
+        emulator: An emulator that has not been called yet.
+        ledger: The ledger; nothing is changed in it.
+    """
+    chip = emulator.chip
+    for call in ledger.calls:
+        if call.is_open or call.outcome in _PROGRAMMED:
+            sampling = max(0.0, call.estimate * 1e6 - chip.programming_us)
+            per_read = sampling / call.asked
+            times = AccessTime(call.asked, chip.programming_us, per_read, 0.0, 0.0)
+            emulator.hidden.program(times, DEFAULT_THERMALIZATION_US, 0.0)
 
 
 def restore_emulator(
@@ -37,7 +57,7 @@ def restore_emulator(
     Raises:
         AnnealerError: If the emulator has been called, or its temperature depends on the couplings of past calls.
     """
-    hidden = emulator._hidden
+    hidden = emulator.hidden
     if hidden.history:
         raise AnnealerError("this emulator has been called already; restore a fresh one")
     if hidden.settings.temperature_offset:

@@ -52,7 +52,6 @@ __all__ = [
     "ways_out",
 ]
 
-_LEAST_TILED = 100  # reads of a programming of ``tiled``, summed over its copies
 _OVERHEAD_S = 0.020
 _LATENCY_S = 0.2
 
@@ -69,6 +68,7 @@ class ProtocolCost:
         reads_per_call: Reads of each of those calls.
         wait_s: Wait between samples in seconds of wall time.
         is_tiled: Whether as many copies of the model as there is room for share a programming, each giving one sample.
+        least_reads: Least reads of a programming of samples, summed over copies.
     """
 
     name: str
@@ -78,6 +78,7 @@ class ProtocolCost:
     reads_per_call: int = 256
     wait_s: float = 0.0
     is_tiled: bool = False
+    least_reads: int = 1
 
 
 PROTOCOLS: Mapping[str, ProtocolCost] = {
@@ -88,9 +89,9 @@ PROTOCOLS: Mapping[str, ProtocolCost] = {
         ProtocolCost("once", is_grouped=False, calls_once=20),
         ProtocolCost("once-with-wait", is_grouped=False, calls_once=20, wait_s=2.5),
         ProtocolCost("one-read-per-call", is_grouped=False, calls_once=20 * 256, reads_per_call=1),
-        ProtocolCost("same-reads", is_grouped=True),
+        ProtocolCost("same-reads", is_grouped=True, least_reads=100),
         ProtocolCost("tracked", is_grouped=True),
-        ProtocolCost("tiled", is_grouped=False, is_tiled=True),
+        ProtocolCost("tiled", is_grouped=False, is_tiled=True, least_reads=100),
     )
 }
 """The protocols by name.
@@ -98,8 +99,8 @@ PROTOCOLS: Mapping[str, ProtocolCost] = {
 ``one-read`` is a call of one read per sample and no estimate at all. The four historical ones call the chip for one
 read a sample; an estimate of theirs takes twenty calls of 256 reads here. Published codes take 10 to 30 steps of 128 to
 256 reads, and a published budget of 0.32 s an event is twenty calls of one read. ``same-reads``, ``tracked`` and
-``tiled`` estimate from the reads that are used; ``tiled`` reads a hundred times in a programming at least, counted over
-its copies, of which there are as many as the ideal graph of the chip has room for.
+``tiled`` estimate from the reads that are used; ``same-reads`` reads a hundred times in a programming at least, and so
+does ``tiled``, counted over its copies, of which there are as many as the ideal graph of the chip has room for.
 """
 
 
@@ -216,6 +217,7 @@ def plan(
     Raises:
         AnnealerError: If a number makes no sense.
     """
+    _check(entry, anneal_us, price_per_hour)
     if job.n_qubits > entry.n_qubits:
         return PlanRow(entry.name, protocol.name, step, fits=False)
     allowed = _most_reads(entry, job.n_qubits, anneal_us)
@@ -227,7 +229,8 @@ def plan(
     copies = _copies(entry, job.n_qubits) if protocol.is_tiled else 1
     calls = job.n_epochs * math.ceil(_calls_per_epoch(job, protocol, most_reads or allowed) / copies)
     estimates = protocol.calls_once + protocol.calls_per_sample * n_samples
-    samples_read = calls * math.ceil(_LEAST_TILED / copies) if protocol.is_tiled else n_samples
+    least = calls * math.ceil(protocol.least_reads / copies)
+    samples_read = least if protocol.is_tiled else max(n_samples, least)
     reads = samples_read + estimates * protocol.reads_per_call
     one = access_time(entry, 1, anneal_us, n_qubits=min(copies * job.n_qubits, entry.n_qubits))
     per_read = (one.total_us - one.programming_us) * 1e-6
@@ -276,6 +279,7 @@ def plan_calls(
         raise AnnealerError(
             f"{len(reads)} calls of {n_qubits} qubits are no plan; give a call, each with a read and a qubit or more"
         )
+    _check(entry, anneal_us, price_per_hour)
     if n_qubits > entry.n_qubits:
         return PlanRow(entry.name, protocol, step, fits=False)
     allowed = _most_reads(entry, n_qubits, anneal_us)
@@ -320,7 +324,7 @@ def ways_out(
     n_bins: int,
     prior_epochs: int,
     prior_samples: int,
-    protocol: str = "same-reads",
+    protocol: str = "tracked",
     **options: Any,  # noqa: ANN401
 ) -> list[PlanRow]:
     """What each way out makes of the time to train, one on top of the other.
@@ -361,6 +365,19 @@ def ways_out(
         (f"on {prior_samples:,} samples", protocol, smaller),
     ]
     return [plan(one, protocol_cost(name), entry, step=step, **options) for step, name, one in steps]
+
+
+def _check(entry: Chip, anneal_us: float, price_per_hour: float | None) -> None:
+    """Refuses what no chip takes and nobody asks.
+
+    Raises:
+        AnnealerError: If the anneal is outside the range of the chip, or the price is no price.
+    """
+    low, high = entry.annealing_range_us
+    if not low <= anneal_us <= high:
+        raise AnnealerError(f"an anneal of {anneal_us:g} us is outside {low:g} to {high:g} of {entry.name}; correct it")
+    if price_per_hour is not None and not 0 <= price_per_hour < math.inf:
+        raise AnnealerError(f"{price_per_hour:g} is no price of an hour; give zero or more")
 
 
 def _most_reads(entry: Chip, n_qubits: int, anneal_us: float) -> int:

@@ -11,6 +11,7 @@ the change (reads are independent), and the changes of bit and coupler means bey
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from calo4pqvae.errors import AnnealerError
 from calo4pqvae.prior.gibbs import BlockGibbsSampler, GibbsState
 from calo4pqvae.prior.machine import BoltzmannMachine
 
-__all__ = ["Change", "PolishReport", "polish"]
+__all__ = ["Change", "PolishReport", "polish", "told_error"]
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,16 @@ class Change:
 
     Args:
         rms: Root of the mean squared change of a mean.
-        rms_error: Root of the mean squared standard error of these changes.
+        rms_error: Root of the mean squared standard error of these changes; None for a single read.
     """
 
     rms: float
-    rms_error: float
+    rms_error: float | None
 
     @property
     def significance(self) -> float:
         """Mean squared change in units of its variance: about one if nothing but noise changed."""
-        return math.nan if self.rms_error == 0 else (self.rms / self.rms_error) ** 2
+        return (self.rms / self.rms_error) ** 2 if self.rms_error else math.nan
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class PolishReport:
         n_sweeps: Sweeps made.
         n_reads: Reads.
         energy_before: Mean energy in nats.
-        energy_before_error: Its standard error.
+        energy_before_error: Its standard error; None for a single read, as all errors.
         energy_after: Mean energy in nats.
         energy_after_error: Its standard error.
         energy_change: After less before.
@@ -63,11 +64,11 @@ class PolishReport:
     n_sweeps: int
     n_reads: int
     energy_before: float
-    energy_before_error: float
+    energy_before_error: float | None
     energy_after: float
-    energy_after_error: float
+    energy_after_error: float | None
     energy_change: float
-    energy_change_error: float
+    energy_change_error: float | None
     bits: Change
     couplers: Change
     flipped_share: float
@@ -75,10 +76,11 @@ class PolishReport:
     def __str__(self) -> str:
         return (
             f"{self.n_sweeps} sweeps over {self.n_reads} reads: mean energy {self.energy_before:.2f} +- "
-            f"{self.energy_before_error:.2f} to {self.energy_after:.2f} +- {self.energy_after_error:.2f} (change "
-            f"{self.energy_change:+.2f} +- {self.energy_change_error:.2f}), rms change of bit means "
-            f"{self.bits.rms:.2g} (noise {self.bits.rms_error:.2g}), of coupler means {self.couplers.rms:.2g} (noise "
-            f"{self.couplers.rms_error:.2g})"
+            f"{told_error(self.energy_before_error)} to {self.energy_after:.2f} +- "
+            f"{told_error(self.energy_after_error)} (change {self.energy_change:+.2f} +- "
+            f"{told_error(self.energy_change_error)}), rms change of bit means "
+            f"{self.bits.rms:.2g} (noise {told_error(self.bits.rms_error, 'g')}), of coupler means "
+            f"{self.couplers.rms:.2g} (noise {told_error(self.couplers.rms_error, 'g')})"
         )
 
 
@@ -96,7 +98,7 @@ def polish(
 
     Args:
         machine: The machine whose law is wanted.
-        states: Bits of all nodes (reads, N), two reads or more.
+        states: Bits of all nodes (reads, N), one read or more; of a single read no errors are known.
         n_sweeps: Sweeps, zero or more.
         generator: Source of randomness, on the machine's device.
         held: Mask (N,) of bits that keep their values.
@@ -107,11 +109,11 @@ def polish(
         The polished bits as float32 (reads, N), and the report.
 
     Raises:
-        AnnealerError: If there are fewer than two reads.
+        AnnealerError: If there are no reads.
         PriorError: If a shape does not fit or ``n_sweeps`` is negative.
     """
-    if len(states) < 2:
-        raise AnnealerError(f"{len(states)} reads have no error of their mean; polish two or more together")
+    if not len(states):
+        raise AnnealerError("there are no reads to polish; give one or more")
     before = GibbsState(states.to(machine.device))
     gibbs = BlockGibbsSampler(machine) if sampler is None else sampler
     after = gibbs.sample(before, n_sweeps, generator, clamped=held, condition=condition)
@@ -146,8 +148,13 @@ def _report(
     )
 
 
-def _error(values: Tensor) -> float:
-    return float(values.std()) / math.sqrt(len(values))
+def _error(values: Tensor) -> float | None:
+    return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def told_error(error: float | None, kind: Literal["f", "g"] = "f") -> str:
+    """A standard error in words, with two decimals or digits."""
+    return "unknown" if error is None else f"{error:.2{kind}}"
 
 
 def _change(differences: Tensor) -> Change:
@@ -155,8 +162,8 @@ def _change(differences: Tensor) -> Change:
     values = differences.double()
     if not values.shape[1]:
         return Change(0.0, 0.0)
-    means, variances = values.mean(dim=0), values.var(dim=0) / len(values)
-    return Change(float(means.square().mean().sqrt()), float(variances.mean().sqrt()))
+    rms = float(values.mean(dim=0).square().mean().sqrt())
+    return Change(rms, float((values.var(dim=0) / len(values)).mean().sqrt()) if len(values) > 1 else None)
 
 
 def _pair_change(before: Tensor, after: Tensor, ends: Tensor) -> Change:
@@ -165,6 +172,6 @@ def _pair_change(before: Tensor, after: Tensor, ends: Tensor) -> Change:
         i, j = part.unbind(1)
         change = _change(after[:, i] * after[:, j] - before[:, i] * before[:, j])
         squares += change.rms**2 * len(part)
-        variances += change.rms_error**2 * len(part)
+        variances += (change.rms_error or 0.0) ** 2 * len(part)
     n = max(1, len(ends))
-    return Change(math.sqrt(squares / n), math.sqrt(variances / n))
+    return Change(math.sqrt(squares / n), math.sqrt(variances / n) if len(before) > 1 else None)

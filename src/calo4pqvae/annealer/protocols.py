@@ -57,7 +57,7 @@ from calo4pqvae.annealer.problem import Reads
 from calo4pqvae.annealer.protocol import Protocol, is_far
 from calo4pqvae.annealer.protocol_run import Correction, ProtocolRun
 from calo4pqvae.annealer.running_beta import RunningBeta
-from calo4pqvae.annealer.temperature import BetaEstimate, maximum_pseudo_likelihood
+from calo4pqvae.annealer.temperature import BETA_RANGE, BetaEstimate, maximum_pseudo_likelihood
 from calo4pqvae.annealer.tiled import Tiled
 from calo4pqvae.errors import AnnealerError
 
@@ -110,6 +110,12 @@ class _ByEnergy(Protocol):
             raise AnnealerError(
                 f"the rule of the mean energy led from beta = {match.betas[0]:.3g} to {match.last_beta:.3g} in "
                 f"{len(match.betas)} programmings; take Newton's rule or another start"
+            )
+        if not BETA_RANGE[0] <= match.last_beta <= BETA_RANGE[1]:
+            raise AnnealerError(
+                f"the rule of the mean energy ended at beta = {match.last_beta:.3g}, outside [{BETA_RANGE[0]:g}, "
+                f"{BETA_RANGE[1]:g}]: the sampler draws at no finite temperature, or the rule does not fit it; take "
+                "same-reads or another sampler"
             )
         imposed = run.impose(index, match.betas[-1])
         return match.last_beta, match.estimate(int((~imposed.held).sum()), int(imposed.held.sum()))

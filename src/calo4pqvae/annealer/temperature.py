@@ -349,7 +349,9 @@ def _newton(odds: Tensor, start: float) -> tuple[float, int]:
         )
     if float(odds.min()) >= 0:
         raise AnnealerError(
-            "every read is a local minimum, so that beta has no upper bound; take more reads or divide by a larger beta"
+            "every read is a local minimum, so that beta has no upper bound; take more reads or divide by a larger "
+            "beta. A sampler that looks for minima has no temperature: give simulated annealing a schedule that ends "
+            "at one"
         )
     low, high = (math.log(bound) for bound in BETA_RANGE)
     position = min(max(math.log(start), low), high)

@@ -13,8 +13,10 @@ programming averages over as many of them as there are copies. A coupler that is
 of control couple copies that lie next to each other. By default copies are therefore kept apart, so that no coupler
 joins two of them; that costs up to half of the places of small machines.
 
-Which copies there are is found greedily: places are tried in a few orders, and the order that gives most copies is
-taken. By default only places are used where no qubit and no coupler is gone.
+Which copies there are is found greedily: places are tried in a few orders, and the order that gives most is taken. By
+default only places are used where no qubit and no coupler is gone. Where parts may be gone, a place counts as
+:math:`1 - 5 x`, x being the share of its qubits and couplers that are, so that whole places are not given up for a few
+more; places that lack a fifth or more are left out.
 """
 
 import copy
@@ -36,6 +38,8 @@ from calo4pqvae.prior.topology import Topology
 __all__ = ["Tile", "chip_of", "moved_onto", "read_apart", "side_by_side", "tiles_on"]
 
 BoolArray = NDArray[np.bool_]
+
+_DEARTH = 5.0  # how much dearer a missing part is than a part that is there
 
 _CHIP = re.compile(r"(zephyr|pegasus)-(\d+)")
 
@@ -106,7 +110,7 @@ def tiles_on(
         machine: The machine, on the graph of a chip of the same family or a patch of it.
         grid: The chip.
         folded: Mask (N,) of bits that are folded into fields and need no qubits; none if None.
-        prune: Whether places where parts are gone are used too; they lack these parts then.
+        prune: Whether places where less than a fifth is gone are used too; they lack these parts then.
         apart: Whether no working coupler may join two copies.
 
     Returns:
@@ -116,12 +120,12 @@ def tiles_on(
         AnnealerError: If the chip is of another family, too small, or has no place.
     """
     places = _Places.of(machine, grid, folded)
-    usable = places.n_qubits > 0 if prune else places.n_missing == 0
-    if not usable.any():
+    worth = places.worth if prune else np.where(places.n_missing == 0, 1.0, 0.0)
+    if not worth.any():
         raise AnnealerError(places.refusal)
     own = [set(row[is_there].tolist()) for row, is_there in zip(places.labels, places.has_qubit, strict=True)]
     blocked = [_with_neighbours(qubits, places.couplers) for qubits in own] if apart else own
-    return tuple(places.tile(machine, number) for number in _packed(own, blocked, usable, places.n_missing))
+    return tuple(places.tile(machine, number) for number in _packed(own, blocked, worth))
 
 
 def moved_onto(machine: BoltzmannMachine, grid: Grid, folded: BoolArray | None = None) -> BoltzmannMachine:
@@ -224,6 +228,12 @@ class _Places:
         return np.asarray(n_needed - self.n_qubits - self.has_coupler.sum(axis=1))
 
     @property
+    def worth(self) -> NDArray[np.float64]:
+        """What a place counts, one if it is whole, (places,)."""
+        n_needed = int(self.free.sum()) + len(self.inner)
+        return np.asarray(np.clip(1 - _DEARTH * self.n_missing / n_needed, 0, 1))
+
+    @property
     def refusal(self) -> str:
         """That no place is whole."""
         best = int(np.argmin(self.n_missing))
@@ -259,6 +269,8 @@ def _labels(topology: Topology, grid: Grid) -> tuple[tuple[str, int], IntArray]:
             f"{topology.name} does not fit a {told['type']} graph of size {told['shape'][0]}; choose a chip of its own "
             "family that is as large or larger"
         )
+    if family == "zephyr" and tuple(told["shape"][1:]) not in ((), (4,)):
+        raise AnnealerError(f"machines are not moved on zephyr graphs of tile {told['shape'][1]}; use one of tile 4")
     if family == "zephyr":
         source, target = chips.zephyr_graph(size), chips.zephyr_graph(*told["shape"])
         mappings = chips.zephyr_sublattice_mappings(source, target)
@@ -278,27 +290,26 @@ def _with_neighbours(qubits: set[int], couplers: IntArray) -> set[int]:
     return qubits | set(touched.ravel().tolist())
 
 
-def _packed(own: Sequence[set[int]], blocked: Sequence[set[int]], usable: BoolArray, n_missing: IntArray) -> list[int]:
-    """Places beside each other; of the orders of trying them the one that gives most, then the one that lacks least.
+def _packed(own: Sequence[set[int]], blocked: Sequence[set[int]], worth: NDArray[np.float64]) -> list[int]:
+    """Places beside each other; of the orders of trying them the one whose places are worth most.
 
     Args:
         own: Qubits of each place.
         blocked: Qubits that no other place may have if this one is taken.
-        usable: Mask of places, shape (places,).
-        n_missing: Parts that each place lacks, shape (places,).
+        worth: What each place counts, shape (places,); those of none are not taken.
     """
     number = np.arange(len(own))
     corner = np.array([min(qubits, default=0) for qubits in own])
     packings = []
-    for order in (number, number[::-1], np.argsort(corner, kind="stable"), np.argsort(n_missing, kind="stable")):
+    for order in (number, number[::-1], np.argsort(corner, kind="stable"), np.argsort(-worth, kind="stable")):
         taken: set[int] = set()
         packing = []
-        for place in order[usable[order]].tolist():
+        for place in order[worth[order] > 0].tolist():
             if taken.isdisjoint(own[place]):
                 taken |= blocked[place]
                 packing.append(place)
         packings.append(sorted(packing))
-    return max(packings, key=lambda packing: (len(packing), -int(n_missing[packing].sum())))
+    return max(packings, key=lambda packing: float(worth[packing].sum()))
 
 
 def _keys(pairs: IntArray) -> IntArray:

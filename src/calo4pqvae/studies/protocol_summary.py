@@ -246,7 +246,7 @@ def _claim_text(cells: Sequence[Cell], ours: str, claim: Mapping[str, Any]) -> s
         if not worse
         else "is worse in " + ", ".join(f"{name} (by {with_error(claim['difference'][name])})" for name in worse)
     )
-    held = "at least" if speed >= _WANTED_SPEED else "less than"
+    held = "at least" if speed >= _WANTED_SPEED else "not at least"
     grouped = min(
         mean_of(cell.values("before-each, grouped", _access) / cell.values(ours, _access))["value"] or math.nan
         for cell in cells
