@@ -7,7 +7,9 @@ than 150 KiB each. From the root of the project:
     calo4pqvae study all --quick --out runs/studies
     python tools/studies_page.py runs/studies docs
 
-Usage: python tools/studies_page.py STUDIES DOCS
+With ``--keep`` studies that the folder has no result of stay on the page as they are.
+
+Usage: python tools/studies_page.py STUDIES DOCS [--keep]
 """
 
 import argparse
@@ -59,16 +61,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="docs/studies.md from a folder of finished studies.")
     parser.add_argument("studies", type=Path, help="folder of the results")
     parser.add_argument("docs", type=Path, help="folder of the documentation")
+    parser.add_argument("--keep", action="store_true", help="leave studies without a result as they are")
     arguments = parser.parse_args()
-    results = read_results(arguments.studies)
-    folder = arguments.docs / FIGURES
+    page, folder = arguments.docs / "studies.md", arguments.docs / FIGURES
+    results = {str(result["study"]): result for result in read_results(arguments.studies)}
+    missing = [name for name in STUDIES if name not in results]
+    kept = sections_of(page.read_text(encoding="utf-8")) if arguments.keep else {}
     for old in folder.glob("*.png"):
-        old.unlink()
-    sections = [section(result, arguments.studies, folder) for result in results]
-    write_text(arguments.docs / "studies.md", "\n".join([HEAD, *sections]))
-    missing = [name for name in STUDIES if name not in {str(result["study"]) for result in results}]
+        if not any(old.name.startswith(f"{name}-") for name in kept if name in missing):
+            old.unlink()
+    sections = {name: section(result, arguments.studies, folder) for name, result in results.items()}
+    sections |= {name: text for name, text in kept.items() if name in missing}
+    write_text(page, "\n".join([HEAD, *(sections[name] for name in STUDIES if name in sections)]))
+    missing = [name for name in missing if name not in kept]
     if missing:
         print(f"not on the page, since {arguments.studies} has no result of them: {', '.join(missing)}")
+
+
+def sections_of(page: str) -> dict[str, str]:
+    """The parts of a page by the name of their study, which the command under each title has."""
+    parts = [f"## {part}" for part in page.split("\n## ")[1:]]
+    return {found[1]: part for part in parts if (found := re.search(r"`calo4pqvae study ([a-z-]+)", part))}
 
 
 def section(result: Mapping[str, Any], studies: Path, folder: Path) -> str:
@@ -78,6 +91,9 @@ def section(result: Mapping[str, Any], studies: Path, folder: Path) -> str:
     lines += [f"`{result['command']}` ({result['runtime_s']:.0f} s)", ""]
     for paragraph in result["text"]:
         lines += [escaped(str(paragraph)), ""]
+    table = studies / name / "table.txt"
+    if table.is_file():
+        lines += ["```text", table.read_text(encoding="utf-8").rstrip(), "```", ""]
     for figure in result["figures"]:
         target = f"{name}-{figure['stem']}.png"
         write_smaller(studies / name / f"{figure['stem']}.png", folder / target)
