@@ -233,6 +233,17 @@ def test_copies_side_by_side(command: Command, run: Path, tmp_path: Path) -> Non
         command(run, *words, "--condition", "flux", out="flux.hdf5")
 
 
+def test_copies_gone_on_with_are_those_of_one_go(command: Command, run: Path, tmp_path: Path) -> None:
+    words = (*BY_ANNEALER[:3], "emulator:advantage2:5:whole", *BY_ANNEALER[4:], "--protocol", "tiled")
+    command(run, *words)
+    with pytest.raises(SpendingLimitError, match="pass the limit"):
+        command(run, *words, "--limit", 0.08, out="parts.hdf5")
+    command(run, *words, out="parts.hdf5")
+    with h5py.File(tmp_path / "out.hdf5") as whole, h5py.File(tmp_path / "parts.hdf5") as parts:
+        assert whole.attrs["programmings"] == parts.attrs["programmings"] > 3
+        np.testing.assert_array_equal(whole["showers"][:], parts["showers"][:])
+
+
 def test_few_whole_copies_are_refused_before_anything_is_paid(run: Path, tmp_path: Path) -> None:
     ideal = open_annealer("emulator:advantage2:5:whole", seed=4)
     kept = np.random.default_rng(1).choice(ideal.nodelist, len(ideal.nodelist) * 90 // 100, replace=False)

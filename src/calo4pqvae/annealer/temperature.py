@@ -345,7 +345,8 @@ def _newton(odds: Tensor, start: float) -> tuple[float, int]:
     """Root of the score by Newton steps in ln beta, and the number of steps."""
     if float(odds.sum()) <= 0:
         raise AnnealerError(
-            "the reads do not follow their fields at any positive beta; check signs and order of the qubits"
+            "the reads do not follow their fields at any positive beta: the machine was divided by far too much, or "
+            "signs or the order of the qubits are wrong; start from a smaller beta, or check them"
         )
     if float(odds.min()) >= 0:
         raise AnnealerError(
