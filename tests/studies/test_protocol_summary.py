@@ -49,7 +49,7 @@ def test_what_is_worse_is_said_to_be_worse() -> None:
     assert claims["tracked less before-each"]["worse"] == ["beta, as known"]
     text = "\n".join(text_of(cells, [COURSE], claims, "Made up.", "table.txt"))
     assert "it is worse in beta, as known (by 0.035" in text
-    assert "30 to 30 times shorter (less than 50 everywhere)" in text
+    assert "30 to 30 times shorter (not at least 50 everywhere)" in text
     assert "swings between 2.00 and 5.00" in text
     assert text.startswith("All chips are emulated")
 
