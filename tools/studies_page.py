@@ -72,7 +72,8 @@ def main() -> None:
             old.unlink()
     sections = {name: section(result, arguments.studies, folder) for name, result in results.items()}
     sections |= {name: text for name, text in kept.items() if name in missing}
-    write_text(page, "\n".join([HEAD, *(sections[name] for name in STUDIES if name in sections)]))
+    order = [*(name for name in STUDIES if name in sections), *(name for name in sections if name not in STUDIES)]
+    write_text(page, "\n".join([HEAD, *(sections[name] for name in order)]))
     missing = [name for name in missing if name not in kept]
     if missing:
         print(f"not on the page, since {arguments.studies} has no result of them: {', '.join(missing)}")

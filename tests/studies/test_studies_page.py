@@ -44,6 +44,28 @@ def test_a_page_is_made_from_results(tool: ModuleType, tmp_path: Path, monkeypat
     assert not stale.exists()
 
 
+def test_studies_without_a_result_may_stay_as_they_are(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calo4pqvae.studies.index.STUDIES", {"coins": "nowhere"})
+    COINS.run(CoinSettings(), tmp_path / "out", 1)
+    docs = tmp_path / "docs"
+    figures = docs / "figures" / "studies"
+    figures.mkdir(parents=True)
+    kept, gone = figures / "relaxation-times.png", figures / "variants-old.png"
+    for figure in (kept, gone):
+        figure.write_bytes(b"")
+    part = "## Relaxation\n\n`calo4pqvae study relaxation --seed 1` (5 s)\n\nAs it was.\n"
+    (docs / "studies.md").write_text(f"# Studies\n\nOld.\n\n{part}", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["studies_page.py", str(tmp_path / "out"), str(docs), "--keep"])
+    tool.main()
+    text = (docs / "studies.md").read_text(encoding="utf-8")
+    assert part in text
+    assert "`calo4pqvae study coins --seed 1`" in text
+    assert "Old." not in text
+    assert (kept.exists(), gone.exists()) == (True, False)
+
+
 def test_large_figures_are_made_small(tool: ModuleType, tmp_path: Path) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (500, 900, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")

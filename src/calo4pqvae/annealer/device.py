@@ -54,7 +54,7 @@ class Annealer:
         retry: How faults that pass are met.
         seed: For samplers that take a ``seed``: call k gets one derived from this and k.
         sleep: How to wait; the emulator's own clock, or the real one, if None.
-        topology: Family and shape of the ideal graph, for a sampler whose properties do not tell.
+        topology: Family and shape of the ideal graph, if the sampler does not tell.
 
     Attributes:
         sampler: The sampler.
@@ -109,10 +109,8 @@ class Annealer:
     def properties(self) -> Mapping[str, Any]:
         """Properties of the solver."""
         found: Mapping[str, Any] = self.sampler.properties
-        if self._topology is None:
-            return found
-        family, shape = self._topology
-        return {**found, "topology": {"type": family, "shape": list(shape)}}
+        told = {"topology": dict(zip(("type", "shape"), self._topology, strict=True))} if self._topology else {}
+        return {**found, **told} if told else found
 
     @property
     def mode(self) -> str:
@@ -388,17 +386,15 @@ def open_annealer(
         spec: ``"emulator:CHIP"`` or ``"emulator:CHIP:M"`` (CHIP as in the chip table, on a graph of size M; with
             ``":whole"`` behind it nothing of the graph is broken), ``"qpu"`` (the default solver of D-Wave's
             configuration), ``"qpu:NAME"``, or a dimod sampler with ``nodelist`` and ``edgelist``.
-        seed: Seed of an emulator, or of a sampler that takes one. An emulator lives through the calls that are in the
-            ledger already, so that work that is gone on with finds the same chip, as warm as it was left, and does not
-            draw the same numbers again.
+        seed: Seed of an emulator, or of a sampler that takes one. An emulator lives through the calls of the ledger, so
+            that work that is gone on with finds the same chip, as warm as it was left.
         mode: ``"ideal"``, ``"calibrated"`` or ``"stress"``, of an emulator.
         limit: Most access time in seconds over the whole ledger.
         ledger: File of the ledger; None keeps it in memory.
         retry: How faults that pass are met.
         chip_facts: Documented facts of the chip that a sampler stands for; None takes those of its name, if any.
         sleep: How to wait between attempts; see :class:`Annealer`.
-        topology: Family and shape of the ideal graph of a sampler that does not say it, ``("zephyr", (12, 4))`` or
-            ``("pegasus", (16,))``; machines can be moved on it then.
+        topology: Ideal graph of a sampler that does not say it: ``("zephyr", (12, 4))`` or ``("pegasus", (16,))``.
         **emulator: Further arguments of :class:`~calo4pqvae.annealer.emulator.Emulator`.
 
     Raises:
@@ -434,7 +430,6 @@ def open_annealer(
 
 
 def _emulator(name: str, mode: EmulatorMode, seed: int, options: Mapping[str, Any], book: Ledger) -> Any:  # noqa: ANN401
-    """An emulator as the calls of a ledger have left it."""
     from calo4pqvae.annealer.emulator import Emulator
     from calo4pqvae.annealer.emulator_graph import whole_graph
     from calo4pqvae.annealer.emulator_replay import live_through
