@@ -47,8 +47,9 @@ The results lie in a folder a study, and `index.html` beside them shows every fi
 loads nothing. `--quick` takes minutes on two CPU cores; without it a study takes its full form. `--set KEY=VALUE`
 changes a setting. With `all` a study that is finished with equal settings, seed and version is kept unless
 `--overwrite` is given, so that the command goes on where it was interrupted; one that fails does not cost the others,
-and the exit code tells. `--set kernel=torch` makes all sweeps in plain PyTorch. Shower models and machines of images
-that studies share are trained once, in `trained/`; `--set run=RUN` takes a finished shower run instead.
+and the exit code tells. `relaxation`, `small-machines` and `high-temperature` take `--set kernel=torch` for sweeps in
+plain PyTorch. Shower models and machines of images that studies share are trained once, in `trained/`; `--set run=RUN`
+takes a finished shower run instead.
 
 *This page was made by `python tools/studies_page.py` from the results of the commands that it names. Where showers are
 mentioned, they are genuine Geant4 showers but not the official data sets of the CaloChallenge, unless the text says
