@@ -70,7 +70,8 @@ def thermometer(name: str, n_programmings: int, seed: int) -> None:
     print(
         f"{annealer.name}: 100 reads of {problem.n_qubits} qubits, {n_programmings} programmings, seed {seed}: beta "
         f"off by {rms:.2%} rms, {max(map(abs, shifts)):.2%} at most, {statistics.fmean(shifts):+.2%} in the mean "
-        f"(quoted {statistics.fmean(quoted):.2%}, bound {bound:.2%}); {slowest:.2f} s an estimate at most (opening {opened:.1f} s) "
+        f"(quoted {statistics.fmean(quoted):.2%}, bound {bound:.2%}); {slowest:.2f} s an estimate at most (opening "
+        f"{opened:.1f} s) "
         f"{'ok' if rms < 0.005 and slowest < 3 else 'MISSED'}"
     )
 
