@@ -112,6 +112,21 @@ def test_every_copy_draws_the_law_of_its_condition() -> None:
     assert largest_pull(of, result, CONDITIONS[[1, 0, 2]]) > 10  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("is_resampled", [True, False])
+def test_samples_chosen_by_importance_mend_a_beta_that_lags(is_resampled: bool) -> None:
+    """The chip grows colder by a fifth with each programming, so that every one is divided by too little."""
+    of = machine_on(PATCH, coupling_std=1.5)
+    protocol = Tiled(
+        start=8.0, reads_per_call=40, least_reads=400 * N_TILES, redo_beyond=0.5, correction="none",
+        is_resampled=is_resampled,
+    )  # fmt: skip
+    result, annealer = drawn(protocol, 1600, lambda call, _n: 8.0 * 1.2 ** (call + 1), of=of)
+    assert [record.ratio for record in result.betas] == pytest.approx([1.2] * len(result.betas), abs=0.2)
+    assert annealer.n_reads[0] == 400
+    pull = largest_pull(of, result, CONDITIONS)  # type: ignore[arg-type]
+    assert pull < 4.5 if is_resampled else pull > 6
+
+
 def test_copies_may_lack_different_qubits() -> None:
     """Gone bits are drawn given the others; without couplings all bits have the law of their fields, gone or not."""
     of = machine_on(PATCH, coupling_std=0.0)

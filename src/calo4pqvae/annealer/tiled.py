@@ -10,6 +10,12 @@ part of the chip. This protocol puts as many copies of it on the chip as there i
   (h and J are programmed with errors that are drawn anew each time, and are other ones on other qubits). Samples of one
   condition are then spread over programmings and places as widely as if each had a programming of its own.
 
+A programming has more reads than samples are taken from it, since beta wants about a hundred. Which of them become
+samples is drawn by importance: the reads of a copy were drawn at :math:`r = \beta_\mathrm{eff} / \beta`, and k of
+them are taken without replacement with odds of :math:`w = e^{-(1 - r) E}` (the largest of :math:`\ln w` plus Gumbel
+noise). That mends the ratio, which lags where beta drifts or the chip warms up, without further reads and without
+classical sampling, as far as k is small against the reads.
+
 The price of a sample falls with the number of copies, down to the share of a programming that its copy has: nothing is
 gained for a machine that fills the chip.
 """
@@ -19,8 +25,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from calo4pqvae.annealer.conditioning import Conditioner
+import numpy as np
+import torch
+
+from calo4pqvae.annealer.conditioning import Conditioned, Conditioner
 from calo4pqvae.annealer.device import Annealer
+from calo4pqvae.annealer.problem import Reads
 from calo4pqvae.annealer.protocol import Protocol, is_far
 from calo4pqvae.annealer.protocol_run import Correction, ProtocolRun
 from calo4pqvae.annealer.temperature import maximum_pseudo_likelihood
@@ -44,6 +54,8 @@ class Tiled(Protocol):
             alone.
         is_pruned: Whether copies may lack parts that are gone from the chip.
         is_apart: Whether no coupler joins two copies.
+        is_resampled: Whether samples are chosen among the reads by importance; never with the correction
+            ``"importance"``, whose weights do the same.
         most_tiles: Most copies; None for all that there is room for.
         redo_beyond: Distance of ln r from zero, less two errors, beyond which reads are given up and programmed again.
         max_redos: Times that this may happen to a programming.
@@ -54,6 +66,7 @@ class Tiled(Protocol):
     least_reads: int = 100
     is_pruned: bool = False
     is_apart: bool = True
+    is_resampled: bool = True
     most_tiles: int | None = None
     redo_beyond: float = 0.1
     max_redos: int = 3
@@ -105,10 +118,20 @@ class Tiled(Protocol):
             beta = estimate.value
             if not is_far(beta, estimate.error, imposed[0], self.redo_beyond) or n_redos == self.max_redos:
                 break
-        parts = read_apart(joint, problems)
-        for (index, wanted), one, reads in zip(slots, imposed, parts, strict=True):
-            run.keep(index, one, reads, estimate, (beta, estimate.error), wanted)
+        for (index, wanted), one, reads in zip(slots, imposed, read_apart(joint, problems), strict=True):
+            ordered = self._ordered(run, one, reads, estimate.ratio)
+            run.keep(index, one, ordered, estimate, (beta, estimate.error), wanted)
         return beta
+
+    def _ordered(self, run: ProtocolRun, imposed: Conditioned, reads: Reads, ratio: float) -> Reads:
+        """The reads of a copy, those that become samples first."""
+        if not self.is_resampled or self.correction == "importance":
+            return reads
+        coins = torch.rand(
+            reads.n_reads, generator=run.generator, device=run.generator.device, dtype=torch.float64
+        ).cpu()
+        keys = -(1 - ratio) * imposed.energies(reads.bits) - (-coins.log()).log().numpy()
+        return replace(reads, bits=reads.bits[np.argsort(-keys, kind="stable")])
 
     def _samples_per_tile(self, run: ProtocolRun, n_samples: int, n_tiles: int) -> int:
         most = run.annealer.most_reads(n_tiles * run.machine.n_nodes, **run.options)
