@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from calo4pqvae.atomic import atomic_path, write_json, write_text
+from calo4pqvae.atomic import atomic_path, check_target, write_json, write_text
 from calo4pqvae.errors import OutputError
 
 
@@ -83,3 +83,19 @@ def test_json_refuses_what_is_no_json(tmp_path: Path, value: float) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(target, {"a": value})
     assert json.loads(target.read_text()) == {"a": 1}
+
+
+def test_a_target_is_checked_and_left_as_it_is(tmp_path: Path) -> None:
+    stands = tmp_path / "stands.txt"
+    stands.write_text("old")
+    for target in (stands, tmp_path / "new.txt"):
+        check_target(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["stands.txt"]
+    assert stands.read_text() == "old"
+    (tmp_path / "folder").mkdir()
+    for target, told in (
+        (tmp_path / "folder", "folder of that name is in the way"),
+        (stands / "x.txt", "cannot write"),
+    ):
+        with pytest.raises(OutputError, match=told):
+            check_target(target)

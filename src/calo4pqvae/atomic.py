@@ -29,31 +29,19 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Raises:
         OutputError: If the folder or the file cannot be written; ``target`` is left as it was.
     """
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    try:
-        if target.is_dir():
-            raise OutputError(f"cannot write {target}: a folder of that name is in the way")
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with _partial(target) as partial:
         yield partial
         partial.replace(target)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"cannot write {target}: {reason}; choose another place or free some space") from error
-    finally:
-        _remove(partial)
 
 
 def check_target(target: Path) -> None:
-    """Refuses a target that could not be written, before work is done for it; nothing is left.
+    """Refuses a target that could not be written, before work is done for it; what stands there stays as it is.
 
     Raises:
         OutputError: If a folder of that name is in the way, or its folder cannot be made or written.
     """
-    if target.is_file():
-        return
-    with atomic_path(target) as partial:
+    with _partial(target) as partial:
         partial.touch()
-    target.unlink()
 
 
 def write_text(target: Path, text: str) -> None:
@@ -65,6 +53,22 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, content: Any) -> None:  # noqa: ANN401
     """Writes ``content`` as indented JSON; NaN and infinity are refused with a ``ValueError``."""
     write_text(target, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def _partial(target: Path) -> Iterator[Path]:
+    """A temporary path beside a target, gone at the end; what the system refuses is an :class:`OutputError`."""
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        if target.is_dir():
+            raise OutputError(f"cannot write {target}: a folder of that name is in the way")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"cannot write {target}: {reason}; choose another place or free some space") from error
+    finally:
+        _remove(partial)
 
 
 def _remove(path: Path) -> None:
