@@ -25,11 +25,11 @@ import time
 
 import torch
 
-from calo4pqvae.annealer.device import Annealer, open_annealer
-from calo4pqvae.annealer.placement import place
-from calo4pqvae.annealer.problem import IsingProblem, ising_problem
-from calo4pqvae.annealer.temperature import maximum_pseudo_likelihood
-from calo4pqvae.prior.chips import chip_topology
+from calo4pqvae.annealer.beta.pseudo_likelihood import maximum_pseudo_likelihood
+from calo4pqvae.annealer.calls.annealer import Annealer, open_annealer
+from calo4pqvae.annealer.chip.problem import IsingProblem, ising_problem
+from calo4pqvae.annealer.placing.placement import place
+from calo4pqvae.prior.graph.chips import chip_topology
 from calo4pqvae.prior.machine import BoltzmannMachine
 
 CHIPS = ("advantage2", "advantage4")

@@ -35,15 +35,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calo4pqvae.annealer.chip_table import chip
-from calo4pqvae.annealer.conditioning import Method
-from calo4pqvae.annealer.device import Annealer, open_annealer
-from calo4pqvae.annealer.emulator_settings import EmulatorMode
-from calo4pqvae.annealer_generation import AnnealerGeneration, draw_annealed_bits
-from calo4pqvae.annealer_sampling import emulator_of
-from calo4pqvae.evaluation.frechet import FrechetSettings, fpd
-from calo4pqvae.evaluation.highlevel import feature_vector, file_highlevel_features
-from calo4pqvae.generation import TrainedModel, decode_bits, load_model
+from calo4pqvae.annealed.generation import AnnealerGeneration, draw_annealed_bits
+from calo4pqvae.annealed.machine import emulator_of
+from calo4pqvae.annealer.calls.annealer import Annealer, open_annealer
+from calo4pqvae.annealer.chip.table import chip
+from calo4pqvae.annealer.emulator.settings import EmulatorMode
+from calo4pqvae.annealer.protocols.conditioning import Method
+from calo4pqvae.evaluation.features.highlevel import feature_vector, file_highlevel_features
+from calo4pqvae.evaluation.metrics.frechet import FrechetSettings, fpd
+from calo4pqvae.runs.generation import TrainedModel, decode_bits, load_model
 from calo4pqvae.seeds import stream
 from calo4pqvae.showers.bundled import bundled_path
 from calo4pqvae.showers.geometry import geometry

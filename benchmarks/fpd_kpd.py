@@ -63,8 +63,8 @@ def distances_of(side: str) -> dict[str, Callable[[FloatArray, FloatArray], tupl
             "FPD": lambda reference, generated: jetnet_fpd(reference, generated, min_samples=10_000),
             "KPD": lambda reference, generated: jetnet_kpd(reference, generated, batch_size=10_000),
         }
-    from calo4pqvae.evaluation.frechet import fpd
-    from calo4pqvae.evaluation.kernel_distance import kpd
+    from calo4pqvae.evaluation.metrics.frechet import fpd
+    from calo4pqvae.evaluation.metrics.kernel_distance import kpd
 
     def our_fpd(reference: FloatArray, generated: FloatArray) -> tuple[float, float]:
         found = fpd(reference=reference, generated=generated)

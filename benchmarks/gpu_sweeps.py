@@ -21,12 +21,12 @@ from dataclasses import dataclass
 
 import torch
 
-from calo4pqvae.prior.chips import chip_topology
-from calo4pqvae.prior.gibbs import BlockGibbsSampler, GibbsState
+from calo4pqvae.prior.graph.chips import chip_topology
+from calo4pqvae.prior.graph.topology import Topology
 from calo4pqvae.prior.kernels.choice import KernelName
 from calo4pqvae.prior.kernels.triton_sweeps import unavailable_because
 from calo4pqvae.prior.machine import BoltzmannMachine
-from calo4pqvae.prior.topology import Topology
+from calo4pqvae.prior.sampling.gibbs import BlockGibbsSampler, GibbsState
 
 SEED = 1
 COUPLING = 0.2

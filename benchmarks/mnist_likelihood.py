@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 
-from calo4pqvae.prior_assessment import likelihood_of_run
-from calo4pqvae.prior_config import load_prior_config
-from calo4pqvae.prior_training import train_prior_alone
+from calo4pqvae.standalone.assessment import likelihood_of_run
+from calo4pqvae.standalone.settings import load_prior_config
+from calo4pqvae.standalone.training import train_prior_alone
 
 LEAST = {"ais": -90.0, "reverse": -100.0}
 TOLD_EVERY = 3000

@@ -18,10 +18,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from calo4pqvae.prior.learning import LearningSettings, PriorLearner
+from calo4pqvae.prior.bits.mnist import bundled_images
+from calo4pqvae.prior.graph.topology import bipartite_topology
+from calo4pqvae.prior.learning.learner import LearningSettings, PriorLearner
 from calo4pqvae.prior.machine import BoltzmannMachine
-from calo4pqvae.prior.mnist import bundled_images
-from calo4pqvae.prior.topology import bipartite_topology
 from calo4pqvae.seeds import stream
 
 N_VISIBLE, N_HIDDEN, BATCH = 784, 500, 1000

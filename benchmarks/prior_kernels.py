@@ -32,11 +32,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calo4pqvae.prior.chips import chip_topology
-from calo4pqvae.prior.gibbs import BlockGibbsSampler, GibbsState
+from calo4pqvae.prior.graph.chips import chip_topology
+from calo4pqvae.prior.graph.topology import Topology
 from calo4pqvae.prior.kernels.choice import KernelName
 from calo4pqvae.prior.machine import BoltzmannMachine
-from calo4pqvae.prior.topology import Topology
+from calo4pqvae.prior.sampling.gibbs import BlockGibbsSampler, GibbsState
 
 N_CHAINS = 1024
 COUPLING = 0.2

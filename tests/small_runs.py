@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calo4pqvae.config import Config, load_config
-from calo4pqvae.loops import Reporter
+from calo4pqvae.models.qvae.loops import Reporter
 from calo4pqvae.showers.bundled import bundled_path
 from calo4pqvae.showers.files import ShowerFile, ShowerWriter
 

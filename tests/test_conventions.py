@@ -4,6 +4,7 @@ Numbers of the machine are worked out by hand here, from the formula and not fro
 """
 
 import ast
+import importlib.util
 import itertools
 import math
 import re
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
+from types import ModuleType
 
 import h5py
 import numpy as np
@@ -19,16 +21,16 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from calo4pqvae.annealer.problem import ising_problem
+from calo4pqvae.annealer.chip.problem import ising_problem
 from calo4pqvae.atomic import atomic_path
-from calo4pqvae.autoencoder.grid import GridPlan
 from calo4pqvae.config import Config
-from calo4pqvae.evaluation.features import shower_features
-from calo4pqvae.prior.chips import MissingParts, chip_topology
-from calo4pqvae.prior.exact import enumerate_machine
-from calo4pqvae.prior.gibbs import BlockGibbsSampler
+from calo4pqvae.evaluation.features.showers import shower_features
+from calo4pqvae.models.qvae.grid import GridPlan
+from calo4pqvae.prior.graph.chips import MissingParts, chip_topology
+from calo4pqvae.prior.graph.topology import Topology
 from calo4pqvae.prior.machine import BoltzmannMachine
-from calo4pqvae.prior.topology import Topology
+from calo4pqvae.prior.sampling.exact import enumerate_machine
+from calo4pqvae.prior.sampling.gibbs import BlockGibbsSampler
 from calo4pqvae.showers.bundled import bundled_path
 from calo4pqvae.showers.geometry import geometry
 from calo4pqvae.showers.store import ShowerStore
@@ -42,52 +44,31 @@ MOST_LINES = 500
 
 FLOORS = (
     {"__init__", "errors", "seeds"},
-    {"atomic", "config", "condition", "checkpoints", "download"},
+    {"atomic", "config", "download"},
     {"showers", "prior"},
-    {
-        "annealer",
-        "autoencoder",
-        "evaluation",
-        "latent_prior",
-        "dataset",
-        "acceptance",
-        "rundir",
-        "fabric",
-        "testing",
-        "tracking",
-        "terminal",
-        "prior_config",
-    },
-    {"annealer_settings", "calibration", "conditioned_sample", "prior_runs", "validation_gap"},
-    {"annealer_outcome", "loops", "generation", "prior_training"},
-    {
-        "training",
-        "run_report",
-        "summary",
-        "prior_assessment",
-        "annealer_sampling",
-        "annealer_generation",
-        "annealer_training",
-    },
+    {"annealer", "evaluation", "workshop", "testing"},
+    {"models"},
+    {"runs"},
+    {"standalone"},
+    {"annealed"},
     {"studies"},
-    {"annealer_commands", "generate_command", "prior_commands", "study_commands"},
     {"cli"},
 )
 """The units of each floor, from the ground up; docs/architecture.md shows the same."""
 
 PLACES = {
-    "typer": ("cli.py", "annealer_commands.py", "prior_commands.py", "study_commands.py"),
-    "rich": ("cli.py", "summary.py", "terminal.py"),
+    "typer": ("cli/",),
+    "rich": ("cli/",),
     "pooch": ("download.py",),
-    "dwave": ("prior/chips.py", "annealer/"),
+    "dwave": ("prior/graph/chips.py", "annealer/"),
     "dimod": ("annealer/",),
     "numba": ("prior/kernels/",),
     "llvmlite": ("prior/kernels/",),
     "triton": ("prior/kernels/",),
-    "sklearn": ("evaluation/classifiers.py",),
-    "matplotlib": ("evaluation/", "studies/"),
+    "sklearn": ("evaluation/classifiers/training.py",),
+    "matplotlib": ("evaluation/", "annealed/", "standalone/bit_images.py", "studies/"),
     "mplhep": ("evaluation/",),
-    "lightning_fabric": ("fabric.py", "loops.py", "training.py"),
+    "lightning_fabric": ("workshop/processes.py", "models/qvae/loops.py", "runs/training.py"),
 }
 """Where a foreign package may be imported."""
 
@@ -300,7 +281,7 @@ def test_beta_is_inverse_temperature() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.arg) and node.arg == "beta"
     }
-    samples = ("prior/", "annealer/", "annealer_", "studies/", "testing.py")
+    samples = ("prior/", "annealer/", "annealed/", "cli/annealer.py", "studies/", "testing.py")
     assert arguments
     assert [name for name in arguments if not name.startswith(samples)] == []
 
@@ -434,13 +415,14 @@ def test_modules_say_what_they_are(path: Path) -> None:
 def test_library_neither_prints_nor_exits(path: Path) -> None:
     names = {name for name, _ in calls(TREES[path])}
     assert "print" not in names
-    if name_of(path) != "cli.py":
+    if name_of(path) != "cli/main.py":
         assert names & {"sys.exit", "exit", "quit", "os._exit"} == set()
 
 
 def test_the_command_line_starts_light() -> None:
     program = (
-        "import sys; import calo4pqvae.cli; print(*sorted({'torch', 'h5py', 'scipy', 'matplotlib'} & set(sys.modules)))"
+        "import sys; import calo4pqvae.cli.main; "
+        "print(*sorted({'torch', 'h5py', 'scipy', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
@@ -468,23 +450,35 @@ def test_architecture_shows_the_floors() -> None:
     assert shown == {number: units - {"__init__"} for number, units in enumerate(FLOORS)}
 
 
-def test_architecture_shows_the_folders() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    picture = text.partition("```\nsrc/calo4pqvae/\n")[2].partition("```")[0]
-    shown, folder = set(), ""
-    for indent, name in re.findall(r"^( {4}| {8})(\S+)", picture, re.MULTILINE):
-        folder = "" if len(indent) == 4 else folder
-        if name.endswith("/"):
-            folder = name if len(indent) == 4 else folder
-        else:
-            shown.add(folder + name)
-    real = {name_of(path) for path in MODULES if path.name != "__init__.py"} | {"__init__.py"}
-    assert shown == real
+def module_pages() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("module_pages", ROOT / "tools" / "module_pages.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
 
 
-def test_reference_lists_every_module() -> None:
-    pages = "".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs" / "api").glob("*.md")))
-    shown = re.findall(r"^\.\. automodule:: calo4pqvae\.([\w.]+)$", pages, re.MULTILINE)
-    real = {name_of(path).removesuffix(".py").replace("/", ".") for path in MODULES if path.name != "__init__.py"}
-    assert len(shown) == len(set(shown))
-    assert set(shown) == real - {"cli"}
+def test_pages_of_modules_are_up_to_date() -> None:
+    """The listing of docs/architecture.md and docs/api; `python tools/module_pages.py` writes them anew."""
+    tool = module_pages()
+    assert tool.stale() == []
+    listed = re.findall(r"^ *- `(\w+\.py)`: .*[.?]$", tool.PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in MODULES if path.name != "__init__.py")
+
+
+def test_a_page_of_modules_out_of_date_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = module_pages()
+    monkeypatch.setattr(tool, "first_sentence", lambda path: f"Changed {path.stem}.")
+    assert tool.PAGE in tool.stale()
+
+
+def test_the_root_holds_few_modules() -> None:
+    assert len([path for path in MODULES if path.parent == SOURCE]) <= 10
+
+
+def test_the_index_lists_the_reference() -> None:
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^api/(\w+)$", text, re.MULTILINE)) == {
+        page.stem for page in (ROOT / "docs" / "api").glob("*.md")
+    }

@@ -19,10 +19,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from calo4pqvae import __version__
-from calo4pqvae.cli import app, main
+from calo4pqvae.cli.main import app, main
 from calo4pqvae.config import Config, load_config, preset_names
-from calo4pqvae.prior_config import load_prior_config
-from calo4pqvae.studies.registry import STUDIES, load_study
+from calo4pqvae.standalone.settings import load_prior_config
+from calo4pqvae.studies.frame.registry import STUDIES, load_study
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from calo4pqvae.prior.topology import complete_topology
+from calo4pqvae.prior.graph.topology import complete_topology
 from calo4pqvae.showers.geometry import Geometry, geometry
 from calo4pqvae.testing import (
     all_states,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from calo4pqvae.prior.bits import BitsFile
+from calo4pqvae.prior.bits.file import BitsFile
 
 SEED = 20261124
 N_STATES = {"train": 2000, "test": 500}

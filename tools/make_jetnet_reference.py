@@ -53,7 +53,7 @@ def synthetic_samples() -> tuple[FloatArray, FloatArray]:
 
 def bundled_samples() -> tuple[FloatArray, FloatArray]:
     """The 362 features of the bundled showers: held out as reference, training showers as sample."""
-    from calo4pqvae.evaluation.highlevel import feature_vector, file_highlevel_features
+    from calo4pqvae.evaluation.features.highlevel import feature_vector, file_highlevel_features
     from calo4pqvae.showers.bundled import bundled_path
     from calo4pqvae.showers.geometry import geometry
 

@@ -22,8 +22,8 @@ from typing import Any
 from PIL import Image
 
 from calo4pqvae.atomic import atomic_path, write_text
-from calo4pqvae.studies.index import read_results
-from calo4pqvae.studies.registry import STUDIES
+from calo4pqvae.studies.frame.index import read_results
+from calo4pqvae.studies.frame.registry import STUDIES
 
 FIGURES = "figures/studies"
 MOST_BYTES = 150 * 1024

@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from calo4pqvae.prior.graph.topology import Topology
 from calo4pqvae.prior.machine import BoltzmannMachine
-from calo4pqvae.prior.topology import Topology
 
 if TYPE_CHECKING:
     from calo4pqvae.showers.geometry import Geometry

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from calo4pqvae.annealer.chip_table import Chip, access_time, chip, flux_to_fields
-from calo4pqvae.annealer.ledger import Ledger
-from calo4pqvae.annealer.problem import IsingProblem, Reads
-from calo4pqvae.annealer.tiles import chip_of
-from calo4pqvae.prior.gibbs import BlockGibbsSampler
+from calo4pqvae.annealer.calls.ledger import Ledger
+from calo4pqvae.annealer.chip.problem import IsingProblem, Reads
+from calo4pqvae.annealer.chip.table import Chip, access_time, chip, flux_to_fields
+from calo4pqvae.annealer.placing.tiles import chip_of
+from calo4pqvae.prior.graph.topology import Topology
 from calo4pqvae.prior.machine import BoltzmannMachine
-from calo4pqvae.prior.topology import Topology
+from calo4pqvae.prior.sampling.gibbs import BlockGibbsSampler
 
 BetaOf = Callable[[int, int], float]
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from calo4pqvae.annealer.device import Annealer
-from calo4pqvae.annealer.placement import place
-from calo4pqvae.annealer.problem import IsingProblem, ising_problem
-from calo4pqvae.prior.chips import chip_topology
+from calo4pqvae.annealer.calls.annealer import Annealer
+from calo4pqvae.annealer.chip.problem import IsingProblem, ising_problem
+from calo4pqvae.annealer.placing.placement import place
+from calo4pqvae.prior.graph.chips import chip_topology
+from calo4pqvae.prior.graph.topology import Topology
 from calo4pqvae.prior.machine import BoltzmannMachine
-from calo4pqvae.prior.topology import Topology
 
 CHIP = "emulator:advantage2:2"  # a graph of 160 qubits, fewer of them working
 

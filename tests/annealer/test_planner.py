@@ -5,8 +5,9 @@ import math
 
 import pytest
 
-from calo4pqvae.annealer.chip_table import CHIPS, access_time, chip
-from calo4pqvae.annealer.device import open_annealer
+from calo4pqvae.annealer.calls.annealer import open_annealer
+from calo4pqvae.annealer.chip.table import CHIPS, access_time, chip
+from calo4pqvae.annealer.placing.tiles import tiles_on
 from calo4pqvae.annealer.planner import (
     PROTOCOLS,
     Job,
@@ -18,10 +19,9 @@ from calo4pqvae.annealer.planner import (
     protocol_cost,
     ways_out,
 )
-from calo4pqvae.annealer.protocols import PROTOCOLS as STRATEGIES
-from calo4pqvae.annealer.tiles import tiles_on
+from calo4pqvae.annealer.protocols.named import PROTOCOLS as STRATEGIES
 from calo4pqvae.errors import AnnealerError
-from calo4pqvae.prior.chips import chip_topology
+from calo4pqvae.prior.graph.chips import chip_topology
 from calo4pqvae.prior.machine import BoltzmannMachine
 
 JOB = Job(n_qubits=1208, n_samples=100_000, n_epochs=200, n_conditions=100_000)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from calo4pqvae.annealer.energy_matching import EnergyMatch, EnergyRule, EnergySample, match_energy
+from calo4pqvae.annealer.beta.energy_matching import EnergyMatch, EnergyRule, EnergySample, match_energy
 
 FloatArray = NDArray[np.float64]
 

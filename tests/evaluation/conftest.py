@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from calo4pqvae.evaluation.features import ShowerFeatures, shower_features
+from calo4pqvae.evaluation.features.showers import ShowerFeatures, shower_features
 from calo4pqvae.showers.geometry import Geometry
 from calo4pqvae.testing import synthetic_showers
 

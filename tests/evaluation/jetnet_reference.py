@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calo4pqvae.evaluation.highlevel import feature_vector, file_highlevel_features
+from calo4pqvae.evaluation.features.highlevel import feature_vector, file_highlevel_features
 from calo4pqvae.showers.bundled import bundled_path
 from calo4pqvae.showers.geometry import geometry
 

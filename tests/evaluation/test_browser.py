@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from calo4pqvae.evaluation.compare import evaluate_files
-from calo4pqvae.evaluation.frechet import FrechetSettings
-from calo4pqvae.evaluation.kernel_distance import KernelSettings
+from calo4pqvae.evaluation.metrics.frechet import FrechetSettings
+from calo4pqvae.evaluation.metrics.kernel_distance import KernelSettings
 from calo4pqvae.evaluation.referee import RefereeSettings
 from calo4pqvae.showers.geometry import geometry
 from tests.small_runs import bundled_rows, write_showers

@@ -10,8 +10,8 @@ import pytest
 from calo4pqvae.errors import DataError, OutputError
 from calo4pqvae.evaluation import compare
 from calo4pqvae.evaluation.compare import evaluate_files, example_shower
-from calo4pqvae.evaluation.page import Section, paragraph
-from calo4pqvae.evaluation.report import ReportExtras
+from calo4pqvae.evaluation.pages.page import Section, paragraph
+from calo4pqvae.evaluation.pages.report import ReportExtras
 from calo4pqvae.showers.geometry import Geometry, geometry
 from calo4pqvae.testing import synthetic_showers
 
@@ -92,7 +92,7 @@ def test_doubts_stand_on_the_page_and_in_the_numbers(
 ) -> None:
     for section in ("_energies_section", "_shapes_section", "_prior_section", "_events_section"):  # spare their figures
         monkeypatch.setattr(
-            f"calo4pqvae.evaluation.report.{section}", lambda *_, name=section: Section(name, name, paragraph(""))
+            f"calo4pqvae.evaluation.pages.report.{section}", lambda *_, name=section: Section(name, name, paragraph(""))
         )
     energies, showers = synthetic_showers(tiny, 400, 8)
     showers = showers.copy()

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from calo4pqvae.config import EvaluationConfig, MetricGroup
 from calo4pqvae.errors import ConfigError
 from calo4pqvae.evaluation import refereeing
-from calo4pqvae.evaluation.frechet import FrechetSettings
-from calo4pqvae.evaluation.kernel_distance import KernelSettings
-from calo4pqvae.evaluation.metrics import Estimate
+from calo4pqvae.evaluation.features.screening import Sample, screened_sample
+from calo4pqvae.evaluation.metrics.estimate import Estimate
+from calo4pqvae.evaluation.metrics.frechet import FrechetSettings
+from calo4pqvae.evaluation.metrics.kernel_distance import KernelSettings
+from calo4pqvae.evaluation.pages.report import plain_data
 from calo4pqvae.evaluation.referee import (
     ALL_GROUPS,
     DEFAULT_GROUPS,
@@ -28,8 +30,6 @@ from calo4pqvae.evaluation.referee import (
     why_not_comparable,
 )
 from calo4pqvae.evaluation.refereeing import run_referee
-from calo4pqvae.evaluation.report import plain_data
-from calo4pqvae.evaluation.screening import Sample, screened_sample
 from calo4pqvae.showers.geometry import Geometry
 from calo4pqvae.testing import synthetic_showers
 

@@ -11,8 +11,9 @@ from llvmlite.binding import get_host_cpu_features
 from scipy import stats
 
 from calo4pqvae.errors import ConfigError, PriorError
-from calo4pqvae.prior.chips import chip_topology
-from calo4pqvae.prior.gibbs import BlockGibbsSampler, GibbsState
+from calo4pqvae.prior.graph.chips import chip_topology
+from calo4pqvae.prior.graph.pairs import pair_sums
+from calo4pqvae.prior.graph.topology import Topology, bipartite_topology, complete_topology, independent_topology
 from calo4pqvae.prior.kernels import choice as choices
 from calo4pqvae.prior.kernels import packed
 from calo4pqvae.prior.kernels.choice import KernelName, Workload, choose_kernel
@@ -20,8 +21,7 @@ from calo4pqvae.prior.kernels.packed_rows import PackedRows
 from calo4pqvae.prior.kernels.packing import pack, pair_counts, unpack
 from calo4pqvae.prior.kernels.squeeze import Squeeze, tabulate
 from calo4pqvae.prior.machine import BoltzmannMachine
-from calo4pqvae.prior.pairs import pair_sums
-from calo4pqvae.prior.topology import Topology, bipartite_topology, complete_topology, independent_topology
+from calo4pqvae.prior.sampling.gibbs import BlockGibbsSampler, GibbsState
 from calo4pqvae.testing import assert_samples_boltzmann, tiny_machine
 
 CPU = torch.device("cpu")

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from calo4pqvae.errors import PriorError
-from calo4pqvae.prior.chips import chip_topology
+from calo4pqvae.prior.graph.chips import chip_topology
+from calo4pqvae.prior.graph.topology import Topology, complete_topology, independent_topology
 from calo4pqvae.prior.machine import BoltzmannMachine
-from calo4pqvae.prior.topology import Topology, complete_topology, independent_topology
 from calo4pqvae.testing import all_states, tiny_machine
 
 
@@ -110,7 +110,7 @@ def test_moments_of_many_states_do_not_depend_on_the_chunking(monkeypatch: pytes
     machine = sparse_machine()
     states, _ = random_batch(machine, n=50)
     whole = machine.sufficient_statistics(states).second
-    monkeypatch.setattr("calo4pqvae.prior.pairs._CHUNK", 120)
+    monkeypatch.setattr("calo4pqvae.prior.graph.pairs._CHUNK", 120)
     assert torch.equal(machine.sufficient_statistics(states).second, whole)
 
 

@@ -24,11 +24,11 @@ from scipy import stats
 from torch import Tensor
 
 from calo4pqvae.errors import PriorError
-from calo4pqvae.prior.chips import chip_topology
-from calo4pqvae.prior.exact import enumerate_machine
+from calo4pqvae.prior.graph.chips import chip_topology
+from calo4pqvae.prior.graph.pairs import compressed_rows
 from calo4pqvae.prior.kernels.triton_sweeps import NeighbourTable, is_available, triton_sweeps, unavailable_because
 from calo4pqvae.prior.machine import BoltzmannMachine
-from calo4pqvae.prior.pairs import compressed_rows
+from calo4pqvae.prior.sampling.exact import enumerate_machine
 from calo4pqvae.testing import all_states, assert_samples_boltzmann, tiny_machine
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

@@ -13,17 +13,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from calo4pqvae.prior.annealed import AnnealedSampler
-from calo4pqvae.prior.exact import ExactSampler, enumerate_machine
-from calo4pqvae.prior.gibbs import BlockGibbsSampler, GibbsState
+from calo4pqvae.prior.graph.topology import complete_topology
 from calo4pqvae.prior.machine import BoltzmannMachine
-from calo4pqvae.prior.replicas import ReplicaState
-from calo4pqvae.prior.samplers import SAMPLERS as BY_NAME
-from calo4pqvae.prior.samplers import Sampler, with_values
-from calo4pqvae.prior.tempering import TemperingSampler
-from calo4pqvae.prior.topology import complete_topology
-from calo4pqvae.prior.trajectory import TrajectorySampler
-from calo4pqvae.prior.treewidth import TreewidthSampler
+from calo4pqvae.prior.sampling.annealed import AnnealedSampler
+from calo4pqvae.prior.sampling.exact import ExactSampler, enumerate_machine
+from calo4pqvae.prior.sampling.gibbs import BlockGibbsSampler, GibbsState
+from calo4pqvae.prior.sampling.replicas import ReplicaState
+from calo4pqvae.prior.sampling.samplers import SAMPLERS as BY_NAME
+from calo4pqvae.prior.sampling.samplers import Sampler, with_values
+from calo4pqvae.prior.sampling.tempering import TemperingSampler
+from calo4pqvae.prior.sampling.trajectory import TrajectorySampler
+from calo4pqvae.prior.sampling.treewidth import TreewidthSampler
 from calo4pqvae.testing import (
     assert_chains_independent,
     assert_pairs_independent,

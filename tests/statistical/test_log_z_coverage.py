@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from calo4pqvae.prior import partition_function
-from calo4pqvae.prior.collapsed import CollapsedLaw
-from calo4pqvae.prior.exact import ExactLaw, enumerate_machine
-from calo4pqvae.prior.log_z import LogZ
+from calo4pqvae.prior.estimates import partition_function
+from calo4pqvae.prior.estimates.log_z import LogZ
+from calo4pqvae.prior.estimates.partition_function import ais, base_biases, reverse_ais
 from calo4pqvae.prior.machine import BoltzmannMachine
-from calo4pqvae.prior.partition_function import ais, base_biases, reverse_ais
+from calo4pqvae.prior.sampling.collapsed import CollapsedLaw
+from calo4pqvae.prior.sampling.exact import ExactLaw, enumerate_machine
 from calo4pqvae.testing import tiny_machine
 
 N_CHAINS = 300

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calo4pqvae.studies.registry import STUDIES
-from tests.studies.test_study import COINS, CoinSettings
+from calo4pqvae.studies.frame.registry import STUDIES
+from tests.studies.frame.test_study import COINS, CoinSettings
 
 ROOT = Path(__file__).parents[2]
 IMAGE = re.compile(r"!\[[^]]*\]\(([^)]+)\)")
@@ -29,7 +29,7 @@ def tool() -> ModuleType:
 
 
 def test_a_page_is_made_from_results(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calo4pqvae.studies.index.STUDIES", {"coins": "nowhere"})
+    monkeypatch.setattr("calo4pqvae.studies.frame.index.STUDIES", {"coins": "nowhere"})
     COINS.run(CoinSettings(), tmp_path / "out", 1)
     stale = tmp_path / "docs" / "figures" / "studies" / "old.png"
     stale.parent.mkdir(parents=True)
@@ -47,7 +47,7 @@ def test_a_page_is_made_from_results(tool: ModuleType, tmp_path: Path, monkeypat
 def test_studies_without_a_result_may_stay_as_they_are(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calo4pqvae.studies.index.STUDIES", {"coins": "nowhere"})
+    monkeypatch.setattr("calo4pqvae.studies.frame.index.STUDIES", {"coins": "nowhere"})
     COINS.run(CoinSettings(), tmp_path / "out", 1)
     docs = tmp_path / "docs"
     figures = docs / "figures" / "studies"

@@ -1,7 +1,7 @@
 r"""The planner: what a model, a protocol and a chip make of access time, before any of it is spent.
 
 A call of n reads is charged :math:`t(n) = t_\mathrm{prog} + n\,t_\mathrm{read}`
-(:mod:`~calo4pqvae.annealer.chip_table`). A job is a number of samples per epoch, a number of epochs, and the number of
+(:mod:`~calo4pqvae.annealer.chip.table`). A job is a number of samples per epoch, a number of epochs, and the number of
 distinct conditions among the samples of an epoch: samples with the same condition share a programming, if the protocol
 lets them. With S samples, C conditions and at most R reads a call, one epoch takes
 
@@ -13,7 +13,7 @@ side by side, each giving one sample, the programmings are :math:`\lceil S / T \
 The plain estimate is one product, time of a sample x samples x epochs; with 20 ms, 100,000 and 200 it is 111.1 h.
 :func:`ways_out` shows, step by step, what grouping, bins of energy, training the prior after the autoencoder and a
 smaller sample make of it. :func:`plan_calls` costs calls one by one: a training whose steps read a few conditions each
-(:mod:`~calo4pqvae.annealer.negative_phase`), or the calls of a ledger, made again on another chip.
+(:mod:`~calo4pqvae.annealer.learning.negative_phase`), or the calls of a ledger, made again on another chip.
 
 Wall time adds what is not charged: the overhead of a call (10 to 20 ms documented) and the latency of the network
 ("hundreds of milliseconds"). Prices are contracts: they are the caller's to give.
@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
 
-from calo4pqvae.annealer.chip_table import (
+from calo4pqvae.annealer.chip.table import (
     CHIPS,
     DEFAULT_ANNEAL_US,
     DEFAULT_THERMALIZATION_US,
@@ -33,10 +33,10 @@ from calo4pqvae.annealer.chip_table import (
     access_time,
     readout_time,
 )
-from calo4pqvae.annealer.emulator_graph import whole_graph
-from calo4pqvae.annealer.tiles import tiles_on
+from calo4pqvae.annealer.emulator.graph import whole_graph
+from calo4pqvae.annealer.placing.tiles import tiles_on
 from calo4pqvae.errors import AnnealerError
-from calo4pqvae.prior.chips import chip_topology, smallest_chip
+from calo4pqvae.prior.graph.chips import chip_topology, smallest_chip
 from calo4pqvae.prior.machine import BoltzmannMachine
 
 __all__ = [

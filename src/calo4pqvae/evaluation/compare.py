@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from calo4pqvae.errors import ConfigError, DataError, OutputError
-from calo4pqvae.evaluation.canvas import REFERENCE_NAME
-from calo4pqvae.evaluation.displays import ExampleShower
-from calo4pqvae.evaluation.features import EnergyBins
+from calo4pqvae.evaluation.features.screening import Sample, Screening, check_units, find_warnings, screened_sample
+from calo4pqvae.evaluation.features.showers import EnergyBins
+from calo4pqvae.evaluation.pages.canvas import REFERENCE_NAME
+from calo4pqvae.evaluation.pages.displays import ExampleShower
+from calo4pqvae.evaluation.pages.report import ReportExtras, build_report, summary_sentence
+from calo4pqvae.evaluation.pages.table import drivers_section, histogram_sections, summary_section
 from calo4pqvae.evaluation.referee import RefereeResult, RefereeSettings
-from calo4pqvae.evaluation.referee_page import drivers_section, histogram_sections, summary_section
 from calo4pqvae.evaluation.refereeing import run_referee
-from calo4pqvae.evaluation.report import ReportExtras, build_report, summary_sentence
 from calo4pqvae.evaluation.scores import Scores, score_samples
-from calo4pqvae.evaluation.screening import Sample, Screening, check_units, find_warnings, screened_sample
 from calo4pqvae.showers.files import ShowerFile
 from calo4pqvae.showers.geometry import Geometry
 

@@ -29,15 +29,15 @@ from typing import Any, Literal
 import torch
 
 from calo4pqvae.errors import ConfigError
-from calo4pqvae.evaluation.classifiers import ClassifierResult
-from calo4pqvae.evaluation.frechet import CHALLENGE_FPD, LIBRARY_FPD, FrechetContributions, FrechetSettings
-from calo4pqvae.evaluation.importance import Importance
-from calo4pqvae.evaluation.kernel_distance import CHALLENGE_KPD, LIBRARY_KPD, KernelSettings
-from calo4pqvae.evaluation.metrics import Estimate
-from calo4pqvae.evaluation.published import METRICS, PUBLISHED_DATASETS, Place, place
-from calo4pqvae.evaluation.screening import Screening
-from calo4pqvae.evaluation.separation import SeparationPower
-from calo4pqvae.evaluation.wasserstein import FamilySummary, WassersteinDistance
+from calo4pqvae.evaluation.classifiers.importance import Importance
+from calo4pqvae.evaluation.classifiers.training import ClassifierResult
+from calo4pqvae.evaluation.features.screening import Screening
+from calo4pqvae.evaluation.metrics.estimate import Estimate
+from calo4pqvae.evaluation.metrics.frechet import CHALLENGE_FPD, LIBRARY_FPD, FrechetContributions, FrechetSettings
+from calo4pqvae.evaluation.metrics.kernel_distance import CHALLENGE_KPD, LIBRARY_KPD, KernelSettings
+from calo4pqvae.evaluation.metrics.published import METRICS, PUBLISHED_DATASETS, Place, place
+from calo4pqvae.evaluation.metrics.separation import SeparationPower
+from calo4pqvae.evaluation.metrics.wasserstein import FamilySummary, WassersteinDistance
 
 __all__ = [
     "ALL_GROUPS",
@@ -122,7 +122,7 @@ class RefereeRow:
     """One number of one sample.
 
     Args:
-        key: Name of the metric; one of :data:`~calo4pqvae.evaluation.published.METRICS` where it is published.
+        key: Name of the metric; one of :data:`~calo4pqvae.evaluation.metrics.published.METRICS` where it is published.
         group: The group that it belongs to.
         label: The metric in words.
         value: Over the whole samples, with the error that the literature quotes, in natural units.

@@ -17,19 +17,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from calo4pqvae.evaluation.classifiers import ClassifierResult
-from calo4pqvae.evaluation.correlation_distance import (
+from calo4pqvae.evaluation.classifiers.importance import feature_families
+from calo4pqvae.evaluation.classifiers.referee_rows import classify_samples
+from calo4pqvae.evaluation.classifiers.training import ClassifierResult
+from calo4pqvae.evaluation.features.highlevel import FeatureKind, feature_names, feature_samples, file_chunks
+from calo4pqvae.evaluation.features.screening import Sample, find_warnings
+from calo4pqvae.evaluation.metrics.correlation_distance import (
     CorrelationDistance,
     layer_correlation_distance,
     voxel_correlation_distance,
 )
-from calo4pqvae.evaluation.frechet import FrechetResult, FrechetSettings, feature_contributions, fpd
-from calo4pqvae.evaluation.highlevel import FeatureKind, feature_names, feature_samples, file_chunks
-from calo4pqvae.evaluation.importance import feature_families
-from calo4pqvae.evaluation.kernel_distance import KernelResult, KernelSettings, kpd
-from calo4pqvae.evaluation.metrics import Estimate, Splits
-from calo4pqvae.evaluation.prdc import PRDC_NAMES, log_voxels, prdc
-from calo4pqvae.evaluation.published import METRICS
+from calo4pqvae.evaluation.metrics.estimate import Estimate, Splits
+from calo4pqvae.evaluation.metrics.frechet import FrechetResult, FrechetSettings, feature_contributions, fpd
+from calo4pqvae.evaluation.metrics.kernel_distance import KernelResult, KernelSettings, kpd
+from calo4pqvae.evaluation.metrics.prdc import PRDC_NAMES, log_voxels, prdc
+from calo4pqvae.evaluation.metrics.published import METRICS
+from calo4pqvae.evaluation.metrics.sample_pairs import floor_and_value
+from calo4pqvae.evaluation.metrics.separation import SeparationPower, VoxelSpectra, separation_powers, voxel_spectrum
+from calo4pqvae.evaluation.metrics.wasserstein import wasserstein_distances, wasserstein_summary
 from calo4pqvae.evaluation.referee import (
     RefereeResult,
     RefereeRow,
@@ -38,11 +43,6 @@ from calo4pqvae.evaluation.referee import (
     published_place,
     why_not_comparable,
 )
-from calo4pqvae.evaluation.referee_classifiers import classify_samples
-from calo4pqvae.evaluation.sample_pairs import floor_and_value
-from calo4pqvae.evaluation.screening import Sample, find_warnings
-from calo4pqvae.evaluation.separation import SeparationPower, VoxelSpectra, separation_powers, voxel_spectrum
-from calo4pqvae.evaluation.wasserstein import wasserstein_distances, wasserstein_summary
 from calo4pqvae.seeds import derive_seed
 from calo4pqvae.showers.geometry import Geometry
 

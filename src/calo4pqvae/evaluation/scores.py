@@ -7,10 +7,10 @@ import numpy as np
 from scipy.stats import ks_2samp
 
 from calo4pqvae.errors import DataError
-from calo4pqvae.evaluation.correlations import PriorRow, prior_comparison
-from calo4pqvae.evaluation.features import EnergyBins, ShowerFeatures
-from calo4pqvae.evaluation.separation import SeparationPower, separation_powers
-from calo4pqvae.evaluation.targets import TargetTable, check_targets
+from calo4pqvae.evaluation.features.showers import EnergyBins, ShowerFeatures
+from calo4pqvae.evaluation.metrics.correlations import PriorRow, prior_comparison
+from calo4pqvae.evaluation.metrics.separation import SeparationPower, separation_powers
+from calo4pqvae.evaluation.metrics.targets import TargetTable, check_targets
 
 __all__ = ["Scores", "score_samples"]
 

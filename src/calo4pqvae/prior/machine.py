@@ -1,6 +1,6 @@
 r"""The Boltzmann machine over latent bits: parameters, energy, fields and sufficient statistics.
 
-Bits :math:`z \in \{0, 1\}^N` on the nodes of a :class:`~calo4pqvae.prior.topology.Topology`, a condition
+Bits :math:`z \in \{0, 1\}^N` on the nodes of a :class:`~calo4pqvae.prior.graph.topology.Topology`, a condition
 :math:`c \in R^{n_c}` (which may be empty), and
 
 .. math::
@@ -17,8 +17,8 @@ then part of the graph and costs qubits. Or the condition is folded into the fie
 none: on an annealer it is a different field for each event. Only :math:`p(z | c)` is ever modelled: the biases of
 clamped nodes and :math:`Z(c)` say nothing about how often a condition occurs.
 
-The machine knows energies and moments. Samplers (:mod:`~calo4pqvae.prior.gibbs`) hold a reference to it,
-their states are values of their own, and learning rules (:mod:`~calo4pqvae.prior.learning`) combine the
+The machine knows energies and moments. Samplers (:mod:`~calo4pqvae.prior.sampling.gibbs`) hold a reference to it,
+their states are values of their own, and learning rules (:mod:`~calo4pqvae.prior.learning.learner`) combine the
 three.
 """
 
@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from calo4pqvae.errors import PriorError
-from calo4pqvae.prior.pairs import Neighbours, coupling_field, pair_sums
-from calo4pqvae.prior.topology import Topology
+from calo4pqvae.prior.graph.pairs import Neighbours, coupling_field, pair_sums
+from calo4pqvae.prior.graph.topology import Topology
 
 __all__ = ["BoltzmannMachine", "Moments"]
 

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calo4pqvae.prior.pairs import Neighbours
-from calo4pqvae.prior.topology import Topology
+from calo4pqvae.prior.graph.pairs import Neighbours
+from calo4pqvae.prior.graph.topology import Topology
 
 __all__ = ["Kernel", "SweepCall"]
 

@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calo4pqvae.errors import PriorError
+from calo4pqvae.prior.graph.topology import Topology
 from calo4pqvae.prior.kernels.call import SweepCall
 from calo4pqvae.prior.kernels.packed_lanes import N_STREAMS, TABLE, sweep, sweep_mixed
 from calo4pqvae.prior.kernels.packed_rows import PackedRows
 from calo4pqvae.prior.kernels.packing import BLOCK, Words, pack_into, unpack_into
 from calo4pqvae.prior.kernels.squeeze import UNIT_BITS, tabulate
-from calo4pqvae.prior.topology import Topology
 
 __all__ = ["PackedBlocks", "ScaledRows"]
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from calo4pqvae.prior.pairs import compressed_rows
-from calo4pqvae.prior.topology import IntArray, Topology
+from calo4pqvae.prior.graph.pairs import compressed_rows
+from calo4pqvae.prior.graph.topology import IntArray, Topology
 
 __all__ = ["PackedRows"]
 

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from calo4pqvae.prior.graph.pairs import compressed_rows, coupling_field
+from calo4pqvae.prior.graph.topology import Topology
 from calo4pqvae.prior.kernels.call import SweepCall
 from calo4pqvae.prior.kernels.triton_sweeps import NeighbourTable
-from calo4pqvae.prior.pairs import compressed_rows, coupling_field
-from calo4pqvae.prior.topology import Topology
 
 __all__ = ["TritonBlocks", "TritonPlan"]
 

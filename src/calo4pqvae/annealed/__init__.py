@@ -1,0 +1,1 @@
+"""The shower model and its machine on an annealer: sampling, generation, training."""

@@ -1,0 +1,1 @@
+"""The effective inverse temperature of an annealer."""

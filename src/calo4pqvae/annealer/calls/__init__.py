@@ -1,0 +1,1 @@
+"""Calls of an annealer: the door, retries, the ledger, reads on disk."""

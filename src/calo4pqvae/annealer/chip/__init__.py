@@ -1,0 +1,1 @@
+"""The chip: graph, limits, problems and answers in its terms."""

@@ -1,0 +1,1 @@
+"""Learning from reads of an annealer."""

@@ -1,0 +1,1 @@
+"""Where the nodes of a machine lie on a chip."""

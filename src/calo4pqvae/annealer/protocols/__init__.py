@@ -1,0 +1,1 @@
+"""Protocols of sampling from an annealer."""

@@ -1,1 +1,0 @@
-"""The autoencoder: cylindrical layers, hierarchical encoder to bits, decoder from bits to showers."""

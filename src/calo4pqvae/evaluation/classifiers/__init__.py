@@ -1,0 +1,1 @@
+"""Binary classifiers between two samples."""

@@ -1,0 +1,1 @@
+"""Metrics of two samples, with their errors."""

@@ -1,0 +1,1 @@
+"""The family of the quantum-assisted variational autoencoder: networks, latent bits, Boltzmann prior."""

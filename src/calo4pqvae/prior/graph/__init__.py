@@ -1,0 +1,1 @@
+"""Graphs in partitions, chips, regions."""

@@ -1,0 +1,1 @@
+"""Whole jobs of any model family: training, generation, report."""

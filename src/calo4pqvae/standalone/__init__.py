@@ -1,0 +1,1 @@
+"""A Boltzmann machine on its own, trained on a file of bits."""

@@ -1,0 +1,1 @@
+"""The study couplers and fields."""

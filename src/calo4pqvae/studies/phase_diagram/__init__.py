@@ -1,0 +1,1 @@
+"""The study phase diagram."""

@@ -1,0 +1,1 @@
+"""Formulas and measures that several studies use."""
