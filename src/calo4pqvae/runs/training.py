@@ -29,17 +29,17 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from calo4pqvae import __version__
-from calo4pqvae.models.qvae.vae import ShowerAutoencoder
-from calo4pqvae.models.qvae.calibration import calibrate_layers
-from calo4pqvae.workshop.checkpoints import load_module, with_prefix
 from calo4pqvae.config import Config
-from calo4pqvae.workshop.data import TrainingData
 from calo4pqvae.errors import CheckpointError, ConfigError
-from calo4pqvae.workshop.processes import make_fabric
+from calo4pqvae.models.qvae.calibration import calibrate_layers
 from calo4pqvae.models.qvae.latent_prior import LatentPrior, build_topology, independent_baseline
 from calo4pqvae.models.qvae.loops import Reporter, Shop, export_posterior, silent, train_networks, train_prior
-from calo4pqvae.workshop.rundir import RunDirectory
+from calo4pqvae.models.qvae.vae import ShowerAutoencoder
 from calo4pqvae.showers.transforms import apply_threshold
+from calo4pqvae.workshop.checkpoints import load_module, with_prefix
+from calo4pqvae.workshop.data import TrainingData
+from calo4pqvae.workshop.processes import make_fabric
+from calo4pqvae.workshop.rundir import RunDirectory
 from calo4pqvae.workshop.tracking import BoardWriter
 
 __all__ = ["train"]
