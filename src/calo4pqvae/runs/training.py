@@ -5,7 +5,8 @@ r"""Training: what is trained in which order, and how it is resumed.
   of its bits; the machine is moved by the contrastive gradient from block Gibbs statistics, with plain SGD of its own
   (``direct``) or with the networks' learning rate and Adam (``loss``: the older scheme of positive and negative energy
   inside one loss, whose gradient with samples held fixed is the same contrastive one; ``loss-covariance``: that loss
-  differentiated whole, the law of the samples too, which is another direction, see :mod:`calo4pqvae.prior.learning.gradients`);
+  differentiated whole, the law of the samples too, which is another direction, see
+  :mod:`calo4pqvae.prior.learning.gradients`);
 * ``prior``: the machine alone, on posterior bits exported by an earlier run;
 * ``staged``: networks (with fair coins, or jointly if ``training.joint_networks``), then export of posterior bits with
   the networks frozen and in evaluation mode, then the machine by PCD.
