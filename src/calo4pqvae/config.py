@@ -244,9 +244,6 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for section, content in (self.model_extra or {}).items():
-            if section not in (self.model.family, *self.model.refiners) or not isinstance(content, dict):
-                raise ValueError(f"[{section}] is no section of settings, of model.family or of model.refiners")
         clamped = self.condition.mode == "clamp"
         if clamped and self.latent.levels > 3:
             raise ValueError("latent.levels = 4 needs condition.mode = 'fold': partition 0 holds the condition")
@@ -421,6 +418,11 @@ def _unknown(key: str) -> str:
 
 
 def _build(tree: Mapping[str, Any]) -> Config:
+    for section, content in tree.items():
+        if section not in Config.model_fields and section not in _named_sections(tree, {}):
+            raise ConfigError(_unknown(section))
+        if not isinstance(content, Mapping | BaseModel):
+            raise ConfigError(f"setting '{section}' = {content!r} cannot be used: it must be a section, [{section}]")
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

@@ -1,8 +1,8 @@
-"""The seam between whole jobs and model families: what a family offers, and nothing of how it works inside.
+"""The seam between whole jobs and model families.
 
-A **family** is a kind of generative model: it reads its own settings, makes a **trainee** (networks and whatever else is
-learned, with the stages in which it is learned) and loads a finished **model** from the named parts of a run directory.
-A model draws showers at incident energies from one of its **sources**, the rows of a report. Training, generation and
+A **family** is a kind of generative model: it reads its own settings, makes a **trainee** (networks and whatever else
+is learned, with the stages in which it is learned) and loads a finished **model** from the named parts of a run. A
+model draws showers at incident energies from one of its **sources**, the rows of a report. Training, generation and
 report in :mod:`calo4pqvae.runs` know the classes of this module only.
 
 **Randomness.** Showers are made chunk by chunk; whatever a model draws for a chunk comes from streams that are named by
@@ -25,6 +25,7 @@ from torch import Generator, Tensor
 
 from calo4pqvae.config import Config
 from calo4pqvae.errors import ConfigError
+from calo4pqvae.models.refiners.refiner import Refiner
 from calo4pqvae.seeds import stream
 from calo4pqvae.showers.geometry import Geometry
 from calo4pqvae.workshop.bench import Bench, Stage
@@ -90,16 +91,22 @@ class LatentStates:
     energies: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
 class Model(ABC):
-    """A finished model, ready to generate.
+    """A finished model, ready to generate; its subclasses are dataclasses.
 
-    The first source is the model itself; others are what it is compared with in its own report.
+    Attributes:
+        config: Settings of the run.
+        origin: Name of the run, for messages and files.
+        refiners: What works on its showers, in this order.
     """
 
     sources: ClassVar[Mapping[str, Source]]
+    """Its sources by name; the first is the model itself, others are what its own report compares it with."""
 
     config: Config
     origin: str
+    refiners: tuple[Refiner, ...] = field(default=(), kw_only=True)
 
     @property
     @abstractmethod
@@ -188,6 +195,9 @@ class Family(ABC):
 
     parts: ClassVar[Sequence[str]]
     """Names of the parts that :meth:`load` needs."""
+
+    sources: ClassVar[Mapping[str, Source]]
+    """Sources of its models."""
 
     @abstractmethod
     def trainee(self, config: Config, data: TrainingData) -> Trainee:

@@ -1,4 +1,4 @@
-r"""Generation: incident energies to latent bits to showers, streamed to disk.
+"""Generation: incident energies to showers of any model, streamed to disk.
 
 Showers are made in chunks of fixed size, each with random streams of its own, named by the seed and the chunk. The
 showers of a file are therefore a function of the model, the energies, the seed and the chunk size: they do not depend
@@ -9,25 +9,24 @@ contiguous part, and an HDF5 virtual data set reads the parts as one file.
 import atexit
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from calo4pqvae import __version__
-from calo4pqvae.config import Config
-from calo4pqvae.errors import CheckpointError, ConfigError, DataError
-from calo4pqvae.models.qvae.latent_prior import LatentPrior, build_topology, independent_baseline
-from calo4pqvae.models.qvae.vae import ShowerAutoencoder
-from calo4pqvae.prior.graph.topology import Topology
+from calo4pqvae.errors import ConfigError, DataError
+from calo4pqvae.models.model import Draws, Model, Part
+from calo4pqvae.models.refiners.refiner import part_name
+from calo4pqvae.models.refiners.registry import make_refiners
+from calo4pqvae.models.registry import find_family
 from calo4pqvae.seeds import stream
 from calo4pqvae.showers.energies import check_energies
 from calo4pqvae.showers.files import ShowerFile, ShowerWriter, write_virtual
-from calo4pqvae.workshop.data import training_grid
 from calo4pqvae.workshop.processes import process_rank
 from calo4pqvae.workshop.rundir import RunDirectory
 
@@ -36,12 +35,13 @@ __all__ = ["generate", "load_model", "parse_energies", "reconstruct", "stream_sh
 Progress = Callable[[int, int], None]
 
 
-def load_model(path: Path, device: str = "cpu") -> Model:
-    """Loads a run.
+def load_model(path: Path, device: str = "cpu", changes: Mapping[str, Any] | None = None) -> Model:
+    """Loads a run of any family.
 
     Args:
         path: Run directory.
         device: ``cpu``, ``cuda`` or ``auto``.
+        changes: Settings of the generation that shall differ from those of the run, by dotted names.
 
     Raises:
         CheckpointError: If the run has no trained networks or prior, or its files are damaged.
@@ -51,10 +51,14 @@ def load_model(path: Path, device: str = "cpu") -> Model:
         raise ConfigError("device 'cuda' was asked for, but no CUDA device is there: use 'cpu' or 'auto'")
     chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     run = RunDirectory.open(path)
-    config = run.config()
+    config = run.config().replace(changes or {})
     family = find_family(config.model.family)
     parts = {name: Part(*run.load_tensors(name)) for name in family.parts}
-    return family.load(config, parts, path.name, chosen)
+    model = family.load(config, parts, path.name, chosen)
+    refiners = make_refiners(config, model.geometry)
+    for name, refiner in refiners.items():
+        refiner.load(run.load_tensors(part_name(name))[0])
+    return replace(model, refiners=tuple(refiners.values()))
 
 
 def parse_energies(text: str, n: int | None, seed: int, energy_range: tuple[float, float]) -> Tensor:
@@ -160,9 +164,7 @@ def reconstruct(model: Model, showers: Path, out: Path, *, seed: int, progress: 
             return model.reconstruct(torch.from_numpy(voxels).to(model.device), part, draws)
 
         attributes = model.attributes(name, len(energies))
-        return stream_showers(
-            model, energies, out, decoded, seed=seed, attributes=attributes, progress=progress
-        )
+        return stream_showers(model, energies, out, decoded, seed=seed, attributes=attributes, progress=progress)
 
 
 def stream_showers(
@@ -204,6 +206,8 @@ def stream_showers(
         for chunk in range(first, last):
             part = energies[chunk * size : (chunk + 1) * size].to(model.device)
             showers = showers_of(part, Draws(seed, chunk, model.device))
+            for refiner in model.refiners:
+                showers = refiner.refine(showers, part)
             writer.append(part.cpu().numpy(), showers.cpu().numpy())
             done += len(part)
             if progress is not None:

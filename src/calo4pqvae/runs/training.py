@@ -20,7 +20,9 @@ from calo4pqvae import __version__
 from calo4pqvae.config import Config
 from calo4pqvae.errors import CheckpointError
 from calo4pqvae.models.model import Trainee
+from calo4pqvae.models.refiners.registry import make_refiners
 from calo4pqvae.models.registry import find_family
+from calo4pqvae.runs.refining import refiner_stages
 from calo4pqvae.workshop.bench import Bench, Reporter, Stage, run_stages, silent
 from calo4pqvae.workshop.data import TrainingData
 from calo4pqvae.workshop.processes import make_fabric
@@ -56,6 +58,7 @@ def train(
         _same_config(config, RunDirectory.open(out).config(), out)
     family = find_family(config.model.family)
     data = TrainingData(config)
+    make_refiners(config, data.geometry)  # what is wrong with them is told before anything is written
     fabric = make_fabric(config)
     trainee = family.trainee(config, data)
     if fabric.is_global_zero and not resume:
@@ -66,7 +69,7 @@ def train(
         bench.board = BoardWriter(out / "tensorboard")
     if _is_finished(bench):
         return bench.run
-    stages = trainee.stages
+    stages = [*trainee.stages, *refiner_stages(config, data.geometry)]
     _open(bench, trainee, stages)
     if fabric.is_global_zero:
         bench.run.write_provenance(_provenance(bench, trainee, finished=False, seconds=None))

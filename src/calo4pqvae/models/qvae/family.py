@@ -27,7 +27,7 @@ from torch import Tensor
 
 from calo4pqvae.config import Config
 from calo4pqvae.errors import CheckpointError, ConfigError
-from calo4pqvae.models.model import Family, Model, Part, Trainee
+from calo4pqvae.models.model import Family, Model, Part, Source, Trainee
 from calo4pqvae.models.qvae.calibration import calibrate_layers
 from calo4pqvae.models.qvae.latent_prior import LatentPrior, build_topology, independent_baseline
 from calo4pqvae.models.qvae.loops import Learned, export_posterior, train_networks, train_prior
@@ -50,6 +50,7 @@ class QvaeFamily(Family):
     """Encoder, decoder and Boltzmann machine."""
 
     parts: ClassVar[Sequence[str]] = ("autoencoder", "prior")
+    sources: ClassVar[Mapping[str, Source]] = TrainedModel.sources
 
     def trainee(self, config: Config, data: TrainingData) -> Trainee:
         """Fresh networks and machine.
@@ -85,7 +86,7 @@ class QvaeFamily(Family):
                 "restore both or train again"
             ) from error
         name = f"{origin} (graph {notes.get('graph', topology.name)})"
-        return TrainedModel(config, autoencoder.eval().to(device), prior.to(device), baseline.to(device), gains, name)
+        return TrainedModel(config, name, autoencoder.eval().to(device), prior.to(device), baseline.to(device), gains)
 
 
 class QvaeTrainee(Trainee):
@@ -157,7 +158,7 @@ def untrained_model(config: Config) -> TrainedModel:
     prior.machine.initialise(torch.full((prior.machine.n_nodes,), 0.5), 0.1, stream(config.training.seed, "couplings"))
     autoencoder = ShowerAutoencoder(config, training_grid(config), prior.level_sizes).eval()
     baseline = independent_baseline(prior, config, torch.full((prior.n_bits,), 0.5))
-    return TrainedModel(config, autoencoder, prior, baseline, {}, "untrained")
+    return TrainedModel(config, "untrained", autoencoder, prior, baseline, {})
 
 
 def _calibrate(bench: Bench, learned: Learned) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from calo4pqvae.config import TrainingConfig
@@ -287,7 +289,10 @@ def _end_epoch(bench: Bench, learned: Learned, progress: _NetworkProgress, learn
 
 @torch.no_grad()
 def _encode_all(
-    bench: Bench, learned: Learned, rows: Any, name: tuple[str | int, ...]
+    bench: Bench,
+    learned: Learned,
+    rows: NDArray[np.int64],
+    name: tuple[str | int, ...],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Bits (uint8), incident energies and information in nats of rows of the store, on the CPU."""
     learned.autoencoder.eval()

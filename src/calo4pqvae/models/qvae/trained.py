@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from calo4pqvae.config import Config
 from calo4pqvae.errors import ConfigError
 from calo4pqvae.models.model import Draws, LatentStates, Model, Source
 from calo4pqvae.models.qvae.latent_prior import LatentPrior
@@ -28,27 +27,23 @@ SOURCES: Mapping[str, Source] = {
 """Bits of the machine, bits of the same means without couplings (what the couplings are worth), encoded bits."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainedModel(Model):
     """Networks and prior of a finished run, ready to generate.
 
     Attributes:
-        config: Settings of the run.
         autoencoder: Encoder and decoder.
         prior: Boltzmann machine of the latent bits.
         baseline: Independent bits of the same means.
         gains: Calibration of layers (3, L) for each source of bits.
-        origin: Name of the run and its graph.
     """
 
     sources: ClassVar[Mapping[str, Source]] = SOURCES
 
-    config: Config
     autoencoder: ShowerAutoencoder
     prior: LatentPrior
     baseline: LatentPrior
     gains: Mapping[str, Tensor]
-    origin: str
 
     @property
     def geometry(self) -> Geometry:
