@@ -30,7 +30,7 @@ from calo4pqvae.errors import CheckpointError, ConfigError
 from calo4pqvae.models.model import Family, Model, Part, Source, Trainee
 from calo4pqvae.models.qvae.calibration import calibrate_layers
 from calo4pqvae.models.qvae.latent_prior import LatentPrior, build_topology, independent_baseline
-from calo4pqvae.models.qvae.loops import Learned, export_posterior, train_networks, train_prior
+from calo4pqvae.models.qvae.loops import Learned, export_posterior, train_networks, train_prior, train_voxels
 from calo4pqvae.models.qvae.trained import TrainedModel
 from calo4pqvae.models.qvae.vae import ShowerAutoencoder
 from calo4pqvae.prior.graph.topology import Topology
@@ -110,17 +110,19 @@ class QvaeTrainee(Trainee):
         joint = training.mode == "joint" or (training.mode == "staged" and training.joint_networks)
         stages = {
             "networks": Stage("networks", lambda bench: train_networks(bench, learned, joint=joint)),
+            "voxels": Stage("voxels", lambda bench: train_voxels(bench, learned)),
             "export": Stage("export", lambda bench: export_posterior(bench, learned)),
             "prior": Stage("prior", lambda bench: train_prior(bench, learned)),
             "calibration": Stage("calibration", lambda bench: _calibrate(bench, learned)),
         }
         names = {
-            "autoencoder": ("networks", "export"),
-            "joint": ("networks", "export", "calibration"),
-            "staged": ("networks", "export", "prior", "calibration"),
+            "autoencoder": ("networks", "voxels", "export"),
+            "joint": ("networks", "voxels", "export", "calibration"),
+            "staged": ("networks", "voxels", "export", "prior", "calibration"),
             "prior": ("prior", "calibration"),
         }[training.mode]
-        return [stages[name] for name in names]
+        apart = learned.autoencoder.voxels.is_learned_apart
+        return [stages[name] for name in names if name != "voxels" or apart]
 
     def start(self, bench: Bench) -> None:
         """Scales from the training showers; in mode ``prior`` networks and posterior bits of another run."""

@@ -18,6 +18,8 @@ from torch import Tensor
 from calo4pqvae.config import TrainingConfig
 from calo4pqvae.errors import DivergenceError
 from calo4pqvae.models.qvae.acceptance import QualitySums, is_accepted
+from calo4pqvae.models.qvae.cascade.cascade import Cascade
+from calo4pqvae.models.qvae.cascade.training import train_cascade
 from calo4pqvae.models.qvae.encoder import energy_correlation
 from calo4pqvae.models.qvae.latent_prior import LatentPrior
 from calo4pqvae.models.qvae.relaxation import TauSchedule
@@ -26,10 +28,10 @@ from calo4pqvae.prior.learning.diagnostics import DivergenceGuard, WatchReport, 
 from calo4pqvae.prior.learning.learner import LearningSettings, PriorLearner
 from calo4pqvae.seeds import stream
 from calo4pqvae.workshop.bench import Bench
-from calo4pqvae.workshop.checkpoints import load_module, load_optimizer, prefixed, with_prefix
+from calo4pqvae.workshop.checkpoints import load_module, load_optimizer, optimizer_tensors, prefixed, with_prefix
 from calo4pqvae.workshop.processes import gather, mean_over_processes
 
-__all__ = ["Learned", "export_posterior", "save_prior", "train_networks", "train_prior"]
+__all__ = ["Learned", "export_posterior", "save_prior", "train_networks", "train_prior", "train_voxels"]
 
 _WATCH_EVERY = 50  # updates of the prior between two looks at its moments
 _TERMS = LossTerms._fields
@@ -55,6 +57,7 @@ def train_networks(bench: Bench, learned: Learned, *, joint: bool) -> None:
     """
     config, data, fabric = bench.config.training, bench.data, bench.fabric
     learner = _joint_learner(bench, learned) if joint else None
+    learned.autoencoder.voxel_head.requires_grad_(not learned.autoencoder.voxels.is_learned_apart)
     optimizer: torch.optim.Optimizer = torch.optim.AdamW(
         learned.autoencoder.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
     )
@@ -83,6 +86,19 @@ def train_networks(bench: Bench, learned: Learned, *, joint: bool) -> None:
         save_prior(bench, learned, torch.full((learned.prior.n_bits,), 0.5))
     bench.save("export", prefixed("prior.", learned.prior.state_dict()))
     fabric.barrier()
+
+
+def train_voxels(bench: Bench, learned: Learned) -> None:
+    """Learns a voxel law that has a stage of its own, and adds it to the accepted networks."""
+    cascade = learned.autoencoder.voxel_head
+    if not isinstance(cascade, Cascade):
+        raise TypeError(f"{type(cascade).__name__} is learned with the networks, not apart")
+    cascade.requires_grad_(True)
+    train_cascade(bench, cascade)
+    found = with_prefix(cascade.state_dict(), "")
+    load_module(learned.autoencoder, bench.run.load_tensors("autoencoder")[0])
+    cascade.load_state_dict(found)
+    bench.save_part("autoencoder", learned.autoencoder.state_dict())
 
 
 def export_posterior(bench: Bench, learned: Learned) -> None:
@@ -193,8 +209,7 @@ class _NetworkProgress:
             "sums": self.sums,
         }
         tensors |= prefixed("autoencoder.", learned.autoencoder.state_dict())
-        for index, entries in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in entries.items()}
+        tensors |= prefixed("optimizer.", optimizer_tensors(optimizer))
         if learner is not None:
             tensors |= prefixed("prior.", learned.prior.state_dict()) | prefixed("learner.", learner.state_dict())
         return tensors
@@ -264,8 +279,12 @@ def _end_epoch(bench: Bench, learned: Learned, progress: _NetworkProgress, learn
         sums += len(showers) * torch.stack(list(terms)).double().cpu()
         n_showers += len(showers)
         drawing = stream(bench.seed, "validation", epoch, chunk, "decode", device=device)
-        decoded = learned.autoencoder.decode(posterior.bits, energies.to(device), drawing)
-        compared.add(showers, decoded.cpu(), energies)
+        if learned.autoencoder.voxels.is_learned_apart:
+            layers = learned.autoencoder.draw_layers(posterior.bits, energies.to(device), drawing)
+            compared.add_layers(showers, layers.cpu(), energies)
+        else:
+            decoded = learned.autoencoder.decode(posterior.bits, energies.to(device), drawing)
+            compared.add(showers, decoded.cpu(), energies)
     if not bool(torch.isfinite(sums).all()):
         raise DivergenceError(
             f"the loss of the validation showers is no longer finite in epoch {epoch}: lower training.learning_rate; "
