@@ -91,8 +91,8 @@ class SplitLaw:
     n_logistic: int
 
     def log_likelihood(self, energy: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """Log-likelihood of the children's energies (n,) of blocks of energy (n,), density in y where both have
-        some.""" both = (left > 0) & (right > 0)
+        """Log-likelihood of the children's energies (n,) of blocks (n,), with a density in y where both have some."""
+        both = (left > 0) & (right > 0)
         outcome = torch.where(both, 2, torch.where(left > 0, 0, 1))
         told = self._outcomes(energy).log_softmax(1).gather(1, outcome[:, None])[:, 0]
         rows = both.nonzero()[:, 0]
