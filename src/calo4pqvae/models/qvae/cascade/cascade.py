@@ -128,7 +128,9 @@ class Cascade(nn.Module):
         sign = 1 - 2 * torch.randint(2, (n, 1), generator=generator, device=device)
         places = (sign * (torch.arange(angles, device=device) - shift)) % angles
         index = places[:, None, :, None].expand(-1, self.n_layers, -1, self.tree.n_rings)
-        return showers.view(n, self.n_layers, angles, -1).gather(2, index.to(showers.device)).flatten(1)
+        grid = showers.view(n, self.n_layers, angles, -1)
+        turned: Tensor = grid.gather(2, index.to(showers.device)).flatten(1)
+        return turned
 
     def log_likelihood(self, showers: Tensor, incident_energies: Tensor) -> Tensor:
         """Log-likelihood of the voxels given the layers, in nats, with a density in y = ln(e_L/e_R) a split.
@@ -348,7 +350,8 @@ def _network(contexts: Tensor, weights: Any) -> Tensor:  # noqa: ANN401
 
 
 def _uniform_start(n: int, n_in: int, n_out: int) -> Tensor:
-    return (2 * torch.rand(n, n_in, n_out) - 1) * (3 / n_in) ** 0.5
+    values: Tensor = (2 * torch.rand(n, n_in, n_out) - 1) * (3 / n_in) ** 0.5
+    return values
 
 
 def _last_bias(n_logistic: int, n_spectra: int) -> Tensor:
