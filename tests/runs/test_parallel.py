@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from calo4pqvae.config import Config
-from calo4pqvae.workshop.rundir import RunDirectory
 from calo4pqvae.runs.training import train
+from calo4pqvae.workshop.rundir import RunDirectory
 from tests.small_runs import N_VOXELS, run_python, tiny_config, tiny_file
 
 CLI = ("-m", "calo4pqvae.cli.main")

@@ -11,11 +11,11 @@ import pytest
 import torch
 from rich.console import Console
 
+from calo4pqvae.cli.summary import print_summary
 from calo4pqvae.runs.generation import load_model
 from calo4pqvae.runs.report import SAMPLES, RunReport, latent_states, report_run
-from calo4pqvae.workshop.rundir import RunDirectory
-from calo4pqvae.cli.summary import print_summary
 from calo4pqvae.runs.training import train
+from calo4pqvae.workshop.rundir import RunDirectory
 from tests.small_runs import contents, tiny_config, tiny_file
 
 N_GENERATED, N_HELDOUT, SEED = 150, 130, 3

@@ -11,8 +11,8 @@ from safetensors import safe_open
 import calo4pqvae.runs.training
 from calo4pqvae.config import Config
 from calo4pqvae.errors import CheckpointError
-from calo4pqvae.workshop.rundir import RunDirectory
 from calo4pqvae.runs.training import train
+from calo4pqvae.workshop.rundir import RunDirectory
 from tests.small_runs import (
     CHECKPOINT_EVERY,
     N_STEPS,

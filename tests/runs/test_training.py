@@ -14,9 +14,9 @@ from torch import Tensor
 
 from calo4pqvae.config import Config
 from calo4pqvae.errors import CheckpointError, ConfigError, DivergenceError
-from calo4pqvae.workshop.rundir import RunDirectory
-from calo4pqvae.showers.files import content_hash
 from calo4pqvae.runs.training import train
+from calo4pqvae.showers.files import content_hash
+from calo4pqvae.workshop.rundir import RunDirectory
 from tests.small_runs import (
     N_SHOWERS,
     N_STEPS,

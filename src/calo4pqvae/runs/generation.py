@@ -19,17 +19,17 @@ import torch
 from torch import Generator, Tensor
 
 from calo4pqvae import __version__
-from calo4pqvae.models.qvae.vae import ShowerAutoencoder
-from calo4pqvae.showers.energies import check_energies
 from calo4pqvae.config import Config
-from calo4pqvae.workshop.data import training_grid
 from calo4pqvae.errors import CheckpointError, ConfigError, DataError
-from calo4pqvae.workshop.processes import process_rank
 from calo4pqvae.models.qvae.latent_prior import LatentPrior, build_topology, independent_baseline
+from calo4pqvae.models.qvae.vae import ShowerAutoencoder
 from calo4pqvae.prior.graph.topology import Topology
-from calo4pqvae.workshop.rundir import RunDirectory
 from calo4pqvae.seeds import stream
+from calo4pqvae.showers.energies import check_energies
 from calo4pqvae.showers.files import ShowerFile, ShowerWriter, write_virtual
+from calo4pqvae.workshop.data import training_grid
+from calo4pqvae.workshop.processes import process_rank
+from calo4pqvae.workshop.rundir import RunDirectory
 
 __all__ = ["BitSource", "TrainedModel", "decode_bits", "generate", "load_model", "parse_energies", "reconstruct"]
 

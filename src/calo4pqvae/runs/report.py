@@ -15,16 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calo4pqvae.workshop.data import resolve_file
 from calo4pqvae.errors import CheckpointError, ConfigError
 from calo4pqvae.evaluation.compare import EvaluationResult, evaluate_files
 from calo4pqvae.evaluation.features.showers import EnergyBins
-from calo4pqvae.evaluation.referee import RefereeSettings
 from calo4pqvae.evaluation.pages.report import ReportExtras
+from calo4pqvae.evaluation.referee import RefereeSettings
 from calo4pqvae.runs.generation import TrainedModel, generate, load_model, parse_energies, reconstruct
-from calo4pqvae.workshop.rundir import RunDirectory
 from calo4pqvae.seeds import stream
 from calo4pqvae.showers.files import ShowerFile
+from calo4pqvae.workshop.data import resolve_file
+from calo4pqvae.workshop.rundir import RunDirectory
 
 __all__ = ["SAMPLES", "LatentStates", "RunReport", "generated_files", "latent_states", "report_run"]
 

@@ -5,7 +5,8 @@ r"""Training: what is trained in which order, and how it is resumed.
   of its bits; the machine is moved by the contrastive gradient from block Gibbs statistics, with plain SGD of its own
   (``direct``) or with the networks' learning rate and Adam (``loss``: the older scheme of positive and negative energy
   inside one loss, whose gradient with samples held fixed is the same contrastive one; ``loss-covariance``: that loss
-  differentiated whole, the law of the samples too, which is another direction, see :mod:`calo4pqvae.prior.learning.gradients`);
+  differentiated whole, the law of the samples too, which is another direction, see
+  :mod:`calo4pqvae.prior.learning.gradients`);
 * ``prior``: the machine alone, on posterior bits exported by an earlier run;
 * ``staged``: networks (with fair coins, or jointly if ``training.joint_networks``), then export of posterior bits with
   the networks frozen and in evaluation mode, then the machine by PCD.
@@ -29,17 +30,17 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from calo4pqvae import __version__
-from calo4pqvae.models.qvae.vae import ShowerAutoencoder
-from calo4pqvae.models.qvae.calibration import calibrate_layers
-from calo4pqvae.workshop.checkpoints import load_module, with_prefix
 from calo4pqvae.config import Config
-from calo4pqvae.workshop.data import TrainingData
 from calo4pqvae.errors import CheckpointError, ConfigError
-from calo4pqvae.workshop.processes import make_fabric
+from calo4pqvae.models.qvae.calibration import calibrate_layers
 from calo4pqvae.models.qvae.latent_prior import LatentPrior, build_topology, independent_baseline
 from calo4pqvae.models.qvae.loops import Reporter, Shop, export_posterior, silent, train_networks, train_prior
-from calo4pqvae.workshop.rundir import RunDirectory
+from calo4pqvae.models.qvae.vae import ShowerAutoencoder
 from calo4pqvae.showers.transforms import apply_threshold
+from calo4pqvae.workshop.checkpoints import load_module, with_prefix
+from calo4pqvae.workshop.data import TrainingData
+from calo4pqvae.workshop.processes import make_fabric
+from calo4pqvae.workshop.rundir import RunDirectory
 from calo4pqvae.workshop.tracking import BoardWriter
 
 __all__ = ["train"]

@@ -10,9 +10,9 @@ from scipy import stats
 from calo4pqvae.errors import PriorError
 from calo4pqvae.prior.graph.topology import bipartite_topology, complete_topology
 from calo4pqvae.prior.sampling.gibbs import BlockGibbsSampler, GibbsState
+from calo4pqvae.studies.relaxation import measurements as relaxation_measurements
 from calo4pqvae.studies.relaxation.measurements import at_beta, check_exactly, linear_times, measure_times
 from calo4pqvae.studies.relaxation.scans import exact_checks, fair_machine
-from calo4pqvae.studies.relaxation import measurements as relaxation_measurements
 from calo4pqvae.studies.theory.modes import coupling_block, mode_machine
 
 
