@@ -59,10 +59,11 @@ def generate_annealed(
     from calo4pqvae.annealed.machine import emulator_of
     from calo4pqvae.annealer.calls.annealer import open_annealer
     from calo4pqvae.annealer.protocols.tiled import Tiled
+    from calo4pqvae.models.qvae.trained import as_qvae
     from calo4pqvae.runs.generation import load_model, parse_energies
 
     settings = _generation_of(words)
-    model = load_model(run)
+    model = as_qvae(load_model(run))
     chosen = model.config.generation.seed if seed is None else seed
     incident = parse_energies(energies, n, chosen, (model.config.data.energy_min_mev, model.config.data.energy_max_mev))
     annealer = open_annealer(

@@ -145,8 +145,12 @@ def generate(
     n: Annotated[int | None, typer.Option("--n", "-n", help="Number of showers (-n under torchrun).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed; default: the run's generation.seed.")] = None,
     prior: Annotated[
-        str, typer.Option(help="boltzmann, or independent (the baseline without couplings).")
-    ] = "boltzmann",
+        str | None,
+        typer.Option(
+            help="Source of the showers, of the model's own: boltzmann or independent (the baseline without "
+            "couplings) of a qvae; default: the first."
+        ),
+    ] = None,
     sweeps: Annotated[int | None, typer.Option(help="Block Gibbs sweeps.")] = None,
     device: DeviceOption = "auto",
     sampler: Annotated[str, typer.Option(help="gibbs, or annealer (with the options below).")] = "gibbs",
@@ -177,14 +181,13 @@ def generate(
     from calo4pqvae.runs.generation import load_model, parse_energies
 
     words = given_words(annealer, mode, condition, protocol, slips, bins, polish, prune, limit, reads_per_call)
-    if wants_annealer(sampler, words, prior != "boltzmann" or sweeps is not None or device == "cuda"):
+    if wants_annealer(sampler, words, prior not in (None, "boltzmann") or sweeps is not None or device == "cuda"):
         generate_annealed(run, out, energies, n, seed, words)
         return
-    if prior not in ("boltzmann", "independent"):
-        raise ConfigError(f"--prior '{prior}' is unknown: use boltzmann or independent")
     if sweeps is not None and sweeps < 1:
         raise ConfigError(f"--sweeps {sweeps} is too few: use at least 1")
-    model = load_model(run, _known_device(device))
+    changes = {} if sweeps is None else {"generation.n_sweeps": sweeps}
+    model = load_model(run, _known_device(device), changes)
     chosen = model.config.generation.seed if seed is None else seed
     limits = (model.config.data.energy_min_mev, model.config.data.energy_max_mev)
     incident = parse_energies(energies, n, chosen, limits)
@@ -194,8 +197,7 @@ def generate(
             incident,
             out,
             seed=chosen,
-            source=prior,  # type: ignore[arg-type]
-            n_sweeps=sweeps,
+            source=prior,
             progress=lambda done, total: bars.show("generating", done, total),
         )
     console.print(f"{len(incident)} showers in {out}, {rate:.0f} showers/s, seed {chosen}", soft_wrap=True)

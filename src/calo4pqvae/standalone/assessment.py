@@ -18,6 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from calo4pqvae.errors import CheckpointError, ConfigError
+from calo4pqvae.models.qvae.trained import as_qvae
 from calo4pqvae.prior.bits.file import BitsFile
 from calo4pqvae.prior.estimates.chain_diagnosis import chain_diagnosis
 from calo4pqvae.prior.estimates.likelihood import LogLikelihood, log_likelihood
@@ -115,7 +116,7 @@ def draw_latents(path: Path, energies: str, n: int | None, *, n_sweeps: int | No
         CheckpointError: If the run is not finished.
         DataError: If an energy is out of range.
     """
-    model = load_model(path, device)
+    model = as_qvae(load_model(path, device))
     limits = (model.config.data.energy_min_mev, model.config.data.energy_max_mev)
     incident = parse_energies(energies, n, seed, limits)
     generator = stream(seed, "states", device=model.device)
