@@ -18,10 +18,11 @@ of like energy (parallel analysis, Horn, Psychometrika 30, 179 (1965)).
 import torch
 from torch import Generator, Tensor, nn
 
+from calo4pqvae.models.qvae.standardiser import MEAN_LOG_CHI2
+
 __all__ = ["LayerFactors", "supported_factors"]
 
 _QUANTILES = 257
-_MEAN_LOG_CHI2 = -1.2704  # mean of ln x^2 for a standard normal x
 _LOG_WIDTH_RANGE = 1.5
 _RIDGE = 1e-6
 
@@ -68,7 +69,7 @@ class LayerFactors(nn.Module):
         for k in range(self.n_factors):
             terms = _terms(position, before)
             mean = _ridge(terms, scores[:, k])
-            log_square = ((scores[:, k] - terms @ mean) ** 2 + 1e-12).log() - _MEAN_LOG_CHI2
+            log_square = ((scores[:, k] - terms @ mean) ** 2 + 1e-12).log() - MEAN_LOG_CHI2
             log_width = _ridge(terms, log_square) / 2
             level = float(log_square.mean() / 2)
             self.means[: len(mean), k] = mean.to(self.means)

@@ -29,10 +29,12 @@ from calo4pqvae.config import Config
 from calo4pqvae.errors import CheckpointError, ConfigError
 from calo4pqvae.models.model import Family, Model, Part, Source, Trainee
 from calo4pqvae.models.qvae.calibration import calibrate_layers
-from calo4pqvae.models.qvae.latent_prior import LatentPrior, build_topology, independent_baseline
+from calo4pqvae.models.qvae.factor_encoder import FactorEncoder
+from calo4pqvae.models.qvae.latent_prior import LatentPrior, build_topology, find_latent_bands, independent_baseline
 from calo4pqvae.models.qvae.loops import Learned, export_posterior, train_networks, train_prior
 from calo4pqvae.models.qvae.trained import TrainedModel
 from calo4pqvae.models.qvae.vae import ShowerAutoencoder
+from calo4pqvae.prior.graph.bands import Bands
 from calo4pqvae.prior.graph.topology import Topology
 from calo4pqvae.seeds import stream
 from calo4pqvae.showers.transforms import apply_threshold
@@ -128,6 +130,10 @@ class QvaeTrainee(Trainee):
             _take_over(bench, self.learned.prior)
         else:
             self.learned.autoencoder.fit_observables(bench.data.chunks(bench.data.train))
+            encoder = self.learned.autoencoder.encoder
+            if isinstance(encoder, FactorEncoder):
+                code = encoder.code
+                code.lay(find_latent_bands(self.learned.prior, code.n_factors, code.length))
 
     def place(self, device: torch.device) -> None:
         """Puts the machine where it is learned; the networks follow with their optimiser."""
@@ -143,12 +149,27 @@ class QvaeTrainee(Trainee):
                 "n_couplers": topology.n_edges,
                 "content_hash": topology.content_hash,
             },
+            "bands": _bands_of(self.learned),
             "n_parameters": {
                 "encoder": _count(networks.encoder),
                 "decoder": _count(networks.layer_head) + _count(networks.voxel_head),
                 "prior": _count(self.learned.prior),
             },
         }
+
+
+def _bands_of(learned: Learned) -> dict[str, Any] | None:
+    """Number and length of the bands, and the shares of their links that are coupled; None without factors."""
+    encoder, prior = learned.autoencoder.encoder, learned.prior
+    if not isinstance(encoder, FactorEncoder):
+        return None
+    bands = encoder.code.bands()
+    shares = Bands(bands.nodes + prior.topology.n_nodes - prior.n_bits).link_shares(prior.topology)
+    return {
+        "n_factors": bands.n_bands,
+        "nodes": bands.length,
+        "coupled_at_distance": {str(distance): round(share, 4) for distance, share in shares.items()},
+    }
 
 
 def untrained_model(config: Config) -> TrainedModel:

@@ -18,11 +18,11 @@ from torch import Tensor
 from calo4pqvae.config import TrainingConfig
 from calo4pqvae.errors import DivergenceError
 from calo4pqvae.models.qvae.acceptance import QualitySums, is_accepted
-from calo4pqvae.models.qvae.encoder import energy_correlation
 from calo4pqvae.models.qvae.latent_prior import LatentPrior
 from calo4pqvae.models.qvae.relaxation import TauSchedule
 from calo4pqvae.models.qvae.vae import LossTerms, ShowerAutoencoder
 from calo4pqvae.prior.learning.diagnostics import DivergenceGuard, WatchReport, watch
+from calo4pqvae.prior.learning.pseudo_likelihood import maximise_pseudo_likelihood
 from calo4pqvae.prior.learning.learner import LearningSettings, PriorLearner
 from calo4pqvae.seeds import stream
 from calo4pqvae.workshop.bench import Bench
@@ -37,6 +37,7 @@ _RECONSTRUCTION = slice(0, 5)
 _INFORMATION = _TERMS.index("information")
 _WARM_UP = 0.1  # share of the training in which the learning rate grows
 _EXPORT_CHUNK = 500
+_LIKELIHOOD_STATES = 10_000
 
 
 @dataclass
@@ -125,6 +126,7 @@ def train_prior(bench: Bench, learned: Learned) -> None:
         load_module(learned.prior, with_prefix(saved, "prior."))
         learner.load_state_dict(with_prefix(saved, "learner."))
     else:
+        _begin_machine(bench, learned, bits, energies)
         _save_learning(bench, learned, learner)
     guard = DivergenceGuard(limit=config.max_gap)
     while learner.n_done < config.updates:
@@ -145,6 +147,17 @@ def train_prior(bench: Bench, learned: Learned) -> None:
         if learner.n_done % config.checkpoint_every == 0 and learner.n_done < config.updates:
             _save_learning(bench, learned, learner)
     save_prior(bench, learned, bits.mean(0))
+
+
+def _begin_machine(bench: Bench, learned: Learned, bits: Tensor, energies: Tensor) -> None:
+    """Moves a fresh machine to the maximum of the pseudo-likelihood of the first states, if that is wanted."""
+    joint = bench.config.training.mode == "staged" and bench.config.training.joint_networks
+    if joint or bench.config.prior.start == "independent":
+        return
+    states, condition = _prior_batch(bench, learned, bits[:_LIKELIHOOD_STATES], energies[:_LIKELIHOOD_STATES])
+    held = torch.from_numpy(learned.prior.clamped)
+    found = maximise_pseudo_likelihood(learned.prior.machine, states, condition, held)
+    bench.log({"stage": "pseudo-likelihood", **_finite(asdict(found))})
 
 
 def save_prior(bench: Bench, learned: Learned, bit_means: Tensor) -> None:
@@ -218,9 +231,6 @@ def _network_step(
     )
     shared = torch.stack([mean_over_processes(fabric, term.detach()) for term in terms]).double().cpu()
     loss = terms.total(kl_weight, config.free_bits, shared[_INFORMATION])
-    if config.decorrelation:
-        position = gather(fabric, learned.autoencoder.observables.position(energies))
-        loss = loss + config.decorrelation * energy_correlation(gather(fabric, posterior.factors), position)
     if not bool(torch.isfinite(shared).all()):
         raise DivergenceError(
             f"the loss is no longer finite at step {step}: lower training.learning_rate; the last checkpoint is kept"

@@ -14,7 +14,9 @@ the map can be inverted at every t.
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MarginalMap"]
+from calo4pqvae.models.qvae.standardiser import Standardiser
+
+__all__ = ["MarginalMap", "NormalScores"]
 
 _KNOTS = 5
 _STEP, _N_SCORES = 0.25, 23
@@ -69,6 +71,33 @@ class MarginalMap(nn.Module):
     def _at(self, position: Tensor) -> Tensor:
         """Tables (B, columns, scores) at positions (B, 1)."""
         return torch.einsum("bk,skc->bcs", _hats(position).to(self.tables), self.tables)
+
+
+class NormalScores(nn.Module):
+    """Columns standardised at given energy, then mapped to normal scores.
+
+    Args:
+        n_columns: Number of quantities.
+    """
+
+    def __init__(self, n_columns: int) -> None:
+        super().__init__()
+        self.scales = Standardiser(n_columns)
+        self.marginals = MarginalMap(n_columns)
+
+    def fit(self, values: Tensor, position: Tensor, present: Tensor) -> None:
+        """Fits both to values (N, columns) at positions (N, 1) where ``present`` (N, columns) is 1."""
+        self.scales.fit(values, position, present)
+        self.marginals.fit(self.scales(values, position), position, present)
+
+    def forward(self, values: Tensor, position: Tensor) -> Tensor:
+        """Scores of (B, columns) values at positions (B, 1)."""
+        scores: Tensor = self.marginals(self.scales(values, position), position)
+        return scores
+
+    def inverse(self, scores: Tensor, position: Tensor) -> Tensor:
+        """Undoes :meth:`forward`."""
+        return self.scales.inverse(self.marginals.inverse(scores, position), position)
 
 
 def _scores() -> Tensor:

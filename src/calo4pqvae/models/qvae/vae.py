@@ -21,13 +21,10 @@ from torch.nn import functional
 from calo4pqvae.config import Config
 from calo4pqvae.models.qvae.decoder import HitMap, LayerHead, LayerLaw, VoxelHead
 from calo4pqvae.models.qvae.encoder import HierarchicalEncoder, Posterior
+from calo4pqvae.models.qvae.factor_encoder import FactorEncoder
 from calo4pqvae.models.qvae.grid import GridPlan
-from calo4pqvae.models.qvae.likelihood import (
-    normal_nll,
-    sample_normal,
-    sample_truncated_normal,
-    truncated_normal_nll,
-)
+from calo4pqvae.models.qvae.layer_noise import LayerValues
+from calo4pqvae.models.qvae.likelihood import normal_nll, sample_normal
 from calo4pqvae.models.qvae.observables import Observables, ShowerView
 from calo4pqvae.models.qvae.relaxation import Relaxation
 from calo4pqvae.showers.energies import check_energies
@@ -97,10 +94,14 @@ class ShowerAutoencoder(nn.Module):
         energy_range = (config.data.energy_min_mev, config.data.energy_max_mev)
         self.observables = Observables(geometry, energy_range, canonical_frame=config.data.canonical_frame)
         self.plan = GridPlan(geometry, config.data.layout)
-        self.encoder = HierarchicalEncoder(config.encoder, self.plan, level_sizes, config.latent.factors)
-        self.layer_head = LayerHead(config.decoder, self.n_bits, geometry.n_layers)
+        self.encoder: FactorEncoder | HierarchicalEncoder
+        if config.latent.factors:
+            self.encoder = FactorEncoder(config.latent, geometry.n_layers, self.level_sizes)
+        else:
+            self.encoder = HierarchicalEncoder(config.encoder, self.plan, level_sizes)
+        self.layer_head = LayerHead(config.decoder, self.encoder.n_read, geometry.n_layers)
         self.voxel_head = VoxelHead(
-            config.decoder, self.plan, self.n_bits, self.observables.ring_occupancy, self.observables.ring_voxels
+            config.decoder, self.plan, self.encoder.n_read, self.observables.ring_occupancy, self.observables.ring_voxels
         )
 
     @property
@@ -115,11 +116,10 @@ class ShowerAutoencoder(nn.Module):
             batches: Showers and incident energies in MeV; gone through twice, so no mere iterator.
         """
         self.observables.fit(batches)
-        if self.encoder.n_factors:
-            views = (self.observables(showers, energies) for showers, energies in batches)
-            parts = [(view.layers, view.position) for view in views]  # the rest of a view is large
-            layers, position = (torch.cat(column) for column in zip(*parts, strict=True))
-            self.encoder.start_at_principal_layers(layers, position)
+        views = (self.observables(showers, energies) for showers, energies in batches)
+        parts = [(view.layers, view.position) for view in views]  # the rest of a view is large
+        layers, position = (torch.cat(column) for column in zip(*parts, strict=True))
+        self.encoder.fit(layers, position)
         with torch.no_grad():
             self.voxel_head.ring_logits.copy_(self.observables.ring_occupancy.flatten().logit())
             self.voxel_head.ring_voxels.copy_(self.observables.ring_voxels.flatten())
@@ -158,10 +158,10 @@ class ShowerAutoencoder(nn.Module):
         view = self.observables(showers, incident_energies)
         posterior: Posterior = self.encoder(view, uniform, tau, self.relaxation)
         bits = posterior.bits
-        law: LayerLaw = self.layer_head(bits, view.position)
+        law: LayerLaw = self.layer_head(self.encoder.read(bits), view.position)
         hit_map = self._hit_map(bits, view)
         hit_terms = functional.binary_cross_entropy_with_logits(hit_map.logits, view.hits, reduction="none")
-        response, layers, layer_on = _layer_nll(law, view)
+        response, layers, layer_on = self._layer_nll(law, view)
         energy = bits.new_zeros(len(bits)) if prior_energy is None else prior_energy(bits, incident_energies)
         terms = LossTerms(
             response=response.mean(),
@@ -221,9 +221,15 @@ class ShowerAutoencoder(nn.Module):
 
     def _hit_map(self, bits: Tensor, view: ShowerView) -> HitMap:
         hit_map: HitMap = self.voxel_head(
-            bits, view.position, view.response, view.layers, view.layer_on, view.log_layers
+            self.encoder.read(bits), view.position, view.response, view.layers, view.layer_on, view.log_layers
         )
         return hit_map
+
+    def _layer_nll(self, law: LayerLaw, view: ShowerView) -> tuple[Tensor, Tensor, Tensor]:
+        response = normal_nll(view.response, law.response_mean, law.response_log_std).sum(1)
+        known = LayerValues(law.layer_mean, law.layer_log_std, view.layer_on, view.layer_floor, view.position)
+        layer_on = functional.binary_cross_entropy_with_logits(law.on_logits, view.layer_on, reduction="none")
+        return response, self.layer_head.noise.nll(view.layers, known), layer_on.sum(1)
 
     def _voxel_nll(self, hit_map: HitMap, view: ShowerView) -> Tensor:
         if self.voxel_head.mask:
@@ -242,7 +248,7 @@ class ShowerAutoencoder(nn.Module):
     ) -> ShowerView:
         scales = self.observables
         position = scales.position(incident_energies)
-        law: LayerLaw = self.layer_head(bits, position)
+        law: LayerLaw = self.layer_head(self.encoder.read(bits), position)
         response = sample_normal(law.response_mean, law.response_log_std, generator)
         ratio = scales.response.inverse(response, position).clamp(min=_MIN_RESPONSE)
         totals = torch.maximum(ratio * incident_energies, ratio.new_tensor(self.geometry.threshold_mev))
@@ -250,7 +256,8 @@ class ShowerAutoencoder(nn.Module):
         layer_on = (uniform < torch.sigmoid(law.on_logits)).to(totals.dtype)
         layer_on.scatter_(1, law.on_logits.argmax(1, keepdim=True), 1.0)
         floor = scales.layer_floor(totals, position)
-        layers = sample_truncated_normal(law.layer_mean, law.layer_log_std, floor, generator)
+        known = LayerValues(law.layer_mean, law.layer_log_std, layer_on, floor, position)
+        layers = self.layer_head.noise.sample(known, generator)
         roots = scales.layers.inverse(layers, position).clamp(min=1e-12) * layer_on
         squares = roots.square()
         if layer_gain is not None:
@@ -280,10 +287,3 @@ class ShowerAutoencoder(nn.Module):
 
 
 _MIN_RESPONSE = 0.02
-
-
-def _layer_nll(law: LayerLaw, view: ShowerView) -> tuple[Tensor, Tensor, Tensor]:
-    response = normal_nll(view.response, law.response_mean, law.response_log_std).sum(1)
-    layers = truncated_normal_nll(view.layers, law.layer_mean, law.layer_log_std, view.layer_floor)
-    layer_on = functional.binary_cross_entropy_with_logits(law.on_logits, view.layer_on, reduction="none")
-    return response, (layers * view.layer_on).sum(1), layer_on.sum(1)

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from calo4pqvae.errors import PriorError
 from calo4pqvae.prior.graph.topology import Topology
 
-__all__ = ["LINK_DISTANCES", "Bands", "arrange_in_bands", "find_bands"]
+__all__ = ["LINK_DISTANCES", "Bands", "find_bands"]
 
 IntArray = NDArray[np.int64]
 
@@ -137,24 +137,6 @@ def find_bands(
         search.anneal(n_tries * len(free))
     best = max(found, key=lambda search: search.score())
     return Bands(free[best.bands()])
-
-
-def arrange_in_bands(topology: Topology, bands: Bands) -> tuple[Topology, Bands]:
-    """Renumbers the nodes within their partitions, band after band and place after place; nodes in no band come last.
-
-    Args:
-        topology: The graph; its content but for the numbering stays.
-        bands: Bands on it.
-
-    Returns:
-        The graph and the bands in the new numbers.
-    """
-    band, place = bands.places(topology.n_nodes)
-    order = np.lexsort((place, np.where(band < 0, bands.n_bands, band), topology.partition))
-    number = np.argsort(order)
-    labels = tuple(topology.node_labels[node] for node in order)
-    arranged = Topology(topology.name, topology.sizes, np.sort(number[topology.edges], axis=1), labels)
-    return arranged, Bands(number[bands.nodes])
 
 
 def _pair_codes(pairs: IntArray, n_nodes: int) -> IntArray:
