@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,8 +35,6 @@ from calo4pqvae.seeds import derive_seed, stream
 from calo4pqvae.standalone.runs import PriorRun, load_bits
 
 __all__ = [
-    "SAMPLER_NAMES",
-    "STARTS",
     "SamplerName",
     "Start",
     "diagnose_run",
@@ -47,9 +45,6 @@ __all__ = [
 
 Start = Literal["chains", "data", "coins"]
 SamplerName = Literal["gibbs", "tempering", "trajectory"]
-STARTS: tuple[str, ...] = get_args(Start)
-SAMPLER_NAMES: tuple[str, ...] = get_args(SamplerName)
-
 _N_LEVELS = 12  # temperatures of a tuned ladder
 _N_PILOTS = 64  # chains that tune a ladder or choose saved machines
 
