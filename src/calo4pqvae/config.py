@@ -134,6 +134,7 @@ class DecoderConfig(Section):
     base_channels: int = Field(16, gt=0)
     channels: int = Field(32, gt=0)
     hidden: int = Field(256, gt=0)
+    layer_hidden: int = Field(128, gt=0, description="hidden units of the law of the layers")
     position_channels: int = Field(16, gt=0)
     head_hidden: int = Field(64, gt=0)
     components: int = Field(3, ge=1, le=10, description="components of the voxel-energy mixture")
@@ -154,7 +155,8 @@ class PriorConfig(Section):
     )
     coupling_std: float = Field(0.01, ge=0, description="spread of the couplings at the start")
     start: Literal["independent", "pseudo-likelihood"] = Field(
-        "pseudo-likelihood", description="where the prior stage starts: bits by themselves, or maximum pseudo-likelihood"
+        "pseudo-likelihood",
+        description="where the prior stage starts: bits by themselves, or maximum pseudo-likelihood",
     )
     method: Literal["pcd", "cd"] = "pcd"
     gradient: Literal["plain", "centred", "mean-energy"] = Field(
@@ -194,6 +196,10 @@ class TrainingConfig(Section):
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0, description="decay of network weights")
     gradient_clip: float = Field(100.0, gt=0)
+    layer_steps: int = Field(
+        1500, ge=0, description="steps of the stage of the layers, with factors; 0: they are learned beside the voxels"
+    )
+    layer_learning_rate: float = Field(5e-3, gt=0)
     kl_weight: float = Field(0.2, ge=0)
     kl_warmup: float = Field(0.2, ge=0, le=1, description="share of the training over which kl_weight grows")
     free_bits: float = Field(0.0, ge=0, description="nats of information that cost nothing")

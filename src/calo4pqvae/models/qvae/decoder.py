@@ -4,8 +4,8 @@ r"""The decoder: bits and energy become totals, layers, hits and voxel energies.
           p(\text{hits} \mid \text{layers}, z, E)\; p(\text{voxels} \mid \text{hits}, \text{layers}, z, E)
 
 * **Layers.** The means of response and layers come from what is read of the bits; their widths are functions of the
-  energy alone. What is common to the layers (depth and length of the shower) therefore has no other way than through the
-  bits, and that is what the prior is there to model; what is left over is the noise about these means
+  energy alone. What is common to the layers (depth and length of the shower) therefore has no other way than through
+  the bits, and that is what the prior is there to model; what is left over is the noise about these means
   (:mod:`calo4pqvae.models.qvae.layer_noise`).
 * **Hits.** Bits and layers are mapped to a coarse cylinder and upsampled; each parent cell emits the logits of its
   voxels. Hits are drawn independently, at least one in a layer that has energy.
@@ -75,7 +75,9 @@ class LayerHead(nn.Module):
         super().__init__()
         self.n_layers = n_layers
         self.embedding = EnergyEmbedding()
-        self.means = multilayer(n_read + self.embedding.size, config.hidden, config.hidden, 1 + 2 * n_layers)
+        self.means = multilayer(
+            n_read + self.embedding.size, config.layer_hidden, config.layer_hidden, 1 + 2 * n_layers
+        )
         self.noise = LayerNoise(n_layers)
         self.log_stds = multilayer(self.embedding.size, 64, 1 + n_layers)
         last = self.log_stds[-1]

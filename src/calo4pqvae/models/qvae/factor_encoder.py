@@ -2,10 +2,10 @@ r"""The encoder of factors: a shower's few longitudinal quantities become thermo
 
 .. math:: q(z \mid x, E) = \prod_i \mathrm{Bernoulli}\big(z_i; \sigma(\ell_i(v(x, E)))\big)
 
-with the factors v of :mod:`calo4pqvae.models.qvae.factors` and the code of
-:mod:`calo4pqvae.models.qvae.thermometer`. The factors are computed once and written by all levels: one band holds one
-quantity, whatever partitions its nodes lie in. Levels that compute a quantity each for themselves write thermometers that
-disagree, and a band of them has many walls where it should have one.
+with the factors v of :mod:`calo4pqvae.models.qvae.factors` and the code of :mod:`calo4pqvae.models.qvae.thermometer`.
+The factors are computed once and written by all levels: one band holds one quantity, whatever partitions its nodes
+lie in. Levels that compute a quantity each for themselves write thermometers that disagree, and a band of them has
+many walls where it should have one.
 """
 
 from torch import Tensor, nn

@@ -7,12 +7,13 @@ scores are made into factors one after the other, each *given the energy and the
 
 with polynomials for the mean m and for ln w, t the position of the energy, and F the distribution function of the
 training showers. The map is triangular and can be inverted by anyone who has the factors before. It makes factors of
-law uniform between 0 and 1 that do not follow the energy and, to the order of the polynomials, do not follow each other:
-what is left to a Boltzmann machine is one wall in each band of nodes, and a machine whose couplers are few can carry that.
+law uniform between 0 and 1 that do not follow the energy and, to the order of the polynomials, do not follow each
+other: what is left to a Boltzmann machine is one wall in each band of nodes, and a machine whose couplers are few can
+carry that.
 
-**How many.** Scores of pure noise have eigenvalues about those of layers that are independent. The number of factors that
-the data support is the number of eigenvalues above those of showers whose layers are permuted independently among showers
-of like energy (parallel analysis, Horn, Psychometrika 30, 179 (1965)).
+**How many.** Scores of pure noise have eigenvalues about those of layers that are independent. The number of factors
+that the data support is the number of eigenvalues above those of showers whose layers are permuted independently
+among showers of like energy (parallel analysis, Horn, Psychometrika 30, 179 (1965)).
 """
 
 import torch

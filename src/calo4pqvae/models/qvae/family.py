@@ -11,8 +11,9 @@ What is trained in which order (``training.mode``):
   differentiated whole, the law of the samples too, which is another direction, see
   :mod:`calo4pqvae.prior.learning.gradients`);
 * ``prior``: the machine alone, on posterior bits exported by an earlier run;
-* ``staged``: networks (with fair coins, or jointly if ``training.joint_networks``), then export of posterior bits with
-  the networks frozen and in evaluation mode, then the machine by PCD.
+* ``staged``: the layers by themselves (with factors, :mod:`calo4pqvae.models.qvae.layer_stage`), networks (with
+  fair coins, or jointly if ``training.joint_networks``), then export of posterior bits with the networks frozen and in
+  evaluation mode, then the machine: maximum pseudo-likelihood, then PCD.
 
 Every mode that ends with a prior ends with the calibration of mean layers (:mod:`calo4pqvae.models.qvae.calibration`).
 The loops themselves are in :mod:`calo4pqvae.models.qvae.loops`.
@@ -31,6 +32,7 @@ from calo4pqvae.models.model import Family, Model, Part, Source, Trainee
 from calo4pqvae.models.qvae.calibration import calibrate_layers
 from calo4pqvae.models.qvae.factor_encoder import FactorEncoder
 from calo4pqvae.models.qvae.latent_prior import LatentPrior, build_topology, find_latent_bands, independent_baseline
+from calo4pqvae.models.qvae.layer_stage import has_layer_stage, train_layers
 from calo4pqvae.models.qvae.loops import Learned, export_posterior, train_networks, train_prior
 from calo4pqvae.models.qvae.trained import TrainedModel
 from calo4pqvae.models.qvae.vae import ShowerAutoencoder
@@ -104,13 +106,16 @@ class QvaeTrainee(Trainee):
         self.config = config
         torch.manual_seed(config.training.seed)
         self.learned = Learned(ShowerAutoencoder(config, data.geometry, prior.level_sizes), prior)
+        self._has_layers = has_layer_stage(self.learned, config.training.layer_steps)
+        self.learned.autoencoder.layer_head.requires_grad_(not self._has_layers)
 
     @property
     def stages(self) -> Sequence[Stage]:
-        """Networks, export of posterior bits, prior and calibration, as the mode asks for."""
+        """Layers, networks, export of posterior bits, prior and calibration, as the mode asks for."""
         training, learned = self.config.training, self.learned
         joint = training.mode == "joint" or (training.mode == "staged" and training.joint_networks)
         stages = {
+            "layers": Stage("layers", lambda bench: train_layers(bench, learned)),
             "networks": Stage("networks", lambda bench: train_networks(bench, learned, joint=joint)),
             "export": Stage("export", lambda bench: export_posterior(bench, learned)),
             "prior": Stage("prior", lambda bench: train_prior(bench, learned)),
@@ -122,7 +127,8 @@ class QvaeTrainee(Trainee):
             "staged": ("networks", "export", "prior", "calibration"),
             "prior": ("prior", "calibration"),
         }[training.mode]
-        return [stages[name] for name in names]
+        first = ("layers",) if self._has_layers and training.mode != "prior" else ()
+        return [stages[name] for name in (*first, *names)]
 
     def start(self, bench: Bench) -> None:
         """Scales from the training showers; in mode ``prior`` networks and posterior bits of another run."""

@@ -6,10 +6,10 @@ With the mean m of each layer from the bits, the width s from the energy alone, 
 .. math:: p(y \mid z, E) = \prod_l N\Big(y_l;\ m_l + s_l \sum_{j<l} A_{lj}(t)\, e_j,\ s_l\Big), \qquad
           A(t) = A_0 + A_1 t + A_2 t^2 ,
 
-each factor cut below at the faintest layer that can exist. A is strictly lower triangular, so that the law is normalised
-and drawn layer by layer. It says that layers share particles, and that their energies add up: residuals of neighbours
-are anticorrelated at low energies and correlated at high ones. It cannot stand in for the bits, whatever they are: it is
-the law of residuals about means that the bits give.
+each factor cut below at the faintest layer that can exist. A is strictly lower triangular, so that the law is
+normalised and drawn layer by layer. It says that layers share particles, and that their energies add up: residuals of
+neighbours are anticorrelated at low energies and correlated at high ones. It cannot stand in for the bits, whatever
+they are: it is the law of residuals about means that the bits give.
 """
 
 from typing import NamedTuple

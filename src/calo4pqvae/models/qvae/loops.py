@@ -22,14 +22,14 @@ from calo4pqvae.models.qvae.latent_prior import LatentPrior
 from calo4pqvae.models.qvae.relaxation import TauSchedule
 from calo4pqvae.models.qvae.vae import LossTerms, ShowerAutoencoder
 from calo4pqvae.prior.learning.diagnostics import DivergenceGuard, WatchReport, watch
-from calo4pqvae.prior.learning.pseudo_likelihood import maximise_pseudo_likelihood
 from calo4pqvae.prior.learning.learner import LearningSettings, PriorLearner
+from calo4pqvae.prior.learning.pseudo_likelihood import maximise_pseudo_likelihood
 from calo4pqvae.seeds import stream
 from calo4pqvae.workshop.bench import Bench
 from calo4pqvae.workshop.checkpoints import load_module, load_optimizer, prefixed, with_prefix
 from calo4pqvae.workshop.processes import gather, mean_over_processes
 
-__all__ = ["Learned", "export_posterior", "save_prior", "train_networks", "train_prior"]
+__all__ = ["Learned", "export_posterior", "rate_factor", "save_prior", "train_networks", "train_prior"]
 
 _WATCH_EVERY = 50  # updates of the prior between two looks at its moments
 _TERMS = LossTerms._fields
@@ -57,7 +57,7 @@ def train_networks(bench: Bench, learned: Learned, *, joint: bool) -> None:
     config, data, fabric = bench.config.training, bench.data, bench.fabric
     learner = _joint_learner(bench, learned) if joint else None
     optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-        learned.autoencoder.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        _trained_parameters(learned), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
     )
     module, wrapped = fabric.setup(learned.autoencoder, optimizer)
     module.mark_forward_method("loss_terms")
@@ -68,7 +68,7 @@ def train_networks(bench: Bench, learned: Learned, *, joint: bool) -> None:
     while progress.step < total:
         done = progress.step / total
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _rate_factor(done)
+            group["lr"] = config.learning_rate * rate_factor(done)
         terms = _network_step(
             bench, learned, module, wrapped, learner, progress.step, tau(done), _kl_weight(config, done)
         )
@@ -167,6 +167,11 @@ def save_prior(bench: Bench, learned: Learned, bit_means: Tensor) -> None:
         tensors = prefixed("machine.", learned.prior.machine.state_dict()) | graph | {"bit_means": bit_means}
         bench.run.save_tensors("prior", tensors, graph=learned.prior.topology.name)
     bench.fabric.barrier()
+
+
+def _trained_parameters(learned: Learned) -> list[torch.nn.Parameter]:
+    """Weights that the networks' stage moves; those of the layers stay if they have had a stage of their own."""
+    return [parameter for parameter in learned.autoencoder.parameters() if parameter.requires_grad]
 
 
 @dataclass
@@ -401,7 +406,7 @@ def _watch_prior(bench: Bench, learned: Learned, learner: PriorLearner, posterio
     return watch(learned.prior.machine, states, samples, condition, chains.condition, held=learned.prior.clamped)
 
 
-def _rate_factor(done: float) -> float:
+def rate_factor(done: float) -> float:
     """Linear warm-up, then half a cosine down to one hundredth."""
     if done < _WARM_UP:
         return 0.04 + 0.96 * done / _WARM_UP

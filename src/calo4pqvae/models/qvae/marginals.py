@@ -7,8 +7,8 @@ quantiles: at K knots of the energy's position t the value :math:`y_k(z_j)` is t
 
 .. math:: y(z \mid t) = \sum_k h_k(t)\, y_k(z), \qquad z(y \mid t) \text{ its inverse},
 
-with hat functions h, linear between the z and straight on beyond the last ones. A sum of growing functions grows, so that
-the map can be inverted at every t.
+with hat functions h, linear between the z and straight on beyond the last ones. A sum of growing functions grows, so
+that the map can be inverted at every t.
 """
 
 import torch

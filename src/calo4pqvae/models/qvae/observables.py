@@ -8,9 +8,9 @@ A shower of incident energy E is turned to its canonical frame and taken apart:
   to the faintest, and a mean in q is no ill-behaved mean of a logarithm;
 * hits, and :math:`v = \ln(e/t_0)` of each hit, with the threshold :math:`t_0` of the read-out.
 
-Response and layers are standardised *given the energy*: mean and log width are polynomials in t fitted to the training
-showers, so that the latent bits have fluctuations to carry and not the trend with energy. Layers are then mapped to normal
-scores (:mod:`calo4pqvae.models.qvae.marginals`): few particles make skew laws.
+Response and layers are standardised *given the energy*: mean and log width are polynomials in t fitted to the
+training showers, so that the latent bits have fluctuations to carry and not the trend with energy. Layers are then
+mapped to normal scores (:mod:`calo4pqvae.models.qvae.marginals`): few particles make skew laws.
 """
 
 import math

@@ -4,14 +4,14 @@ Bit k of m of a band is one with probability
 
 .. math:: P(z_k = 1) = \sigma(\ell_k), \qquad \ell_k = \frac{4}{w}\Big(m v - k - \tfrac12\Big),
 
-so that about m v bits of it are ones, the first ones, and one wall separates them from the zeros: the domain-wall code
-(N. Chancellor, Quantum Sci. Technol. 4, 045004 (2019)). Marks are at quantiles of the factor, which is uniform. The wall
-is w nodes wide (from 12 % to 88 %); couplers between bits near each other on the band carry it
-(:mod:`calo4pqvae.prior.graph.bands`). A sharp wall says more and needs larger couplings, a soft one needs couplers over
-more places. Codes are set, not learned: what is written along a band stays a thermometer.
+so that about m v bits of it are ones, the first ones, and one wall separates them from the zeros: the domain-wall
+code (N. Chancellor, Quantum Sci. Technol. 4, 045004 (2019)). Marks are at quantiles of the factor, which is uniform.
+The wall is w nodes wide (from 12 % to 88 %); couplers between bits near each other on the band carry it
+(:mod:`calo4pqvae.prior.graph.bands`). A sharp wall says more and needs larger couplings, a soft one needs couplers
+over more places. Codes are set, not learned: what is written along a band stays a thermometer.
 
-**Reading.** The value of a band is its number of ones. Whoever decodes is given that number, so that a stray bit shifts a
-value a little and cannot say more. Bits in no band are fair coins and say nothing.
+**Reading.** The value of a band is its number of ones. Whoever decodes is given that number, so that a stray bit
+shifts a value a little and cannot say more. Bits in no band are fair coins and say nothing.
 """
 
 import numpy as np

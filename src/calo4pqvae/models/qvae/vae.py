@@ -101,7 +101,11 @@ class ShowerAutoencoder(nn.Module):
             self.encoder = HierarchicalEncoder(config.encoder, self.plan, level_sizes)
         self.layer_head = LayerHead(config.decoder, self.encoder.n_read, geometry.n_layers)
         self.voxel_head = VoxelHead(
-            config.decoder, self.plan, self.encoder.n_read, self.observables.ring_occupancy, self.observables.ring_voxels
+            config.decoder,
+            self.plan,
+            self.encoder.n_read,
+            self.observables.ring_occupancy,
+            self.observables.ring_voxels,
         )
 
     @property
@@ -174,6 +178,17 @@ class ShowerAutoencoder(nn.Module):
             prior_energy=energy.mean(),
         )
         return terms, posterior
+
+    def layer_loss(self, view: ShowerView, uniform: Tensor) -> Tensor:
+        """Mean negative log likelihood of response and layers alone, in nats.
+
+        Args:
+            view: The showers; of their voxels nothing is used with an encoder of factors.
+            uniform: Noise between 0 and 1 of the posterior, (B, n_bits).
+        """
+        bits = self.encoder(view, uniform).bits
+        law: LayerLaw = self.layer_head(self.encoder.read(bits), view.position)
+        return torch.stack(self._layer_nll(law, view)).sum(0).mean()
 
     @torch.no_grad()
     def decode(

@@ -1,14 +1,15 @@
 r"""Bands on a chip: orders of nodes along which a quantity can be written so that the couplers carry it.
 
-A quantity written into m bits like a thermometer is a ferromagnetic chain with one wall, whose place is the value (the
-domain-wall code of arXiv 1903.05068). The couplers carry its law if consecutive nodes of the order are coupled; where the
-wall is soft, second, third and fifth neighbours are wanted too. A *band* is such an order, and several bands share a chip.
+A quantity written into m bits like a thermometer is a ferromagnetic chain with one wall, whose place is the value
+(the domain-wall code of arXiv 1903.05068). The couplers carry its law if consecutive nodes of the order are coupled;
+where the wall is soft, second, third and fifth neighbours are wanted too. A *band* is such an order, and several
+bands share a chip.
 
-**By construction** there is much to find. A Zephyr qubit crosses 4t qubits of the other orientation, in groups of t that
-are crossed as a whole: the graph is full of complete blocks K(2t, 2t), a Pegasus graph of blocks K(4, 4). A path that
-alternates between the two orientations and leaves a group when it is used up has *all* odd neighbours coupled, to
-distance 5, straight on and round corners; neighbours on the path have different colours, as block Gibbs sampling wants.
-Even neighbours have the same orientation and are coupled by odd and external couplers only.
+**By construction** there is much to find. A Zephyr qubit crosses 4t qubits of the other orientation, in groups of t
+that are crossed as a whole: the graph is full of complete blocks K(2t, 2t), a Pegasus graph of blocks K(4, 4). A path
+that alternates between the two orientations and leaves a group when it is used up has *all* odd neighbours coupled,
+to distance 5, straight on and round corners; neighbours on the path have different colours, as block Gibbs sampling
+wants. Even neighbours have the same orientation and are coupled by odd and external couplers only.
 
 **Search.** Such paths through patches of any shape, with qubits and couplers missing and a partition spent on the
 condition, are found by annealing of
@@ -16,15 +17,14 @@ condition, are found by annealing of
 .. math:: S = \sum_{\text{bands}} \sum_{d \in \{1, 2, 3, 5\}} w_d \sum_k A_{o_k, o_{k+d}} +
               w_s \sum_{f} \sum_k \sum_{|e| \le 1} A_{o^f_k, o^{f+1}_{k+e}} ,
 
-with the adjacency A. The last sum lays band f beside band f + 1, like place to like place: their couplers can then carry
-what two quantities have in common. Moves are guided by the graph: a neighbour of a node is brought to one of the wanted
-distances from it, in exchange for the node there (in the same band, in another one, or idle), or the stretch between the
-two is turned round.
+with the adjacency A. The last sum lays band f beside band f + 1, like place to like place: their couplers can then
+carry what two quantities have in common. Moves are guided by the graph: a neighbour of a node is brought to one of
+the wanted distances from it, in exchange for the node there (in the same band, in another one, or idle), or the
+stretch between the two is turned round.
 
 Kirkpatrick, Gelatt and Vecchi, Science 220 (1983); N. Chancellor, Quantum Sci. Technol. 4, 045004 (2019).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -71,12 +71,12 @@ class Bands:
     @property
     def n_bands(self) -> int:
         """Number of bands F."""
-        return self.nodes.shape[0]
+        return len(self.nodes)
 
     @property
     def length(self) -> int:
         """Nodes m of a band."""
-        return self.nodes.shape[1]
+        return int(self.nodes.shape[1])
 
     def places(self, n_nodes: int) -> tuple[IntArray, IntArray]:
         """Band and place of each of N nodes, (N,) each; -1 for nodes in no band."""
@@ -265,7 +265,9 @@ class _Search:
         total = 0.0
         for cut in (first, last + 1):
             for distance, weight in zip(LINK_DISTANCES, _WEIGHTS, strict=True):
-                total += weight * sum(adjacency[sequence[k]][sequence[k + distance]] for k in range(cut - distance, cut))
+                total += weight * sum(
+                    adjacency[sequence[k]][sequence[k + distance]] for k in range(cut - distance, cut)
+                )
         for index in range(first, last + 1):
             joined = adjacency[sequence[index]]
             for near in (index - side, index + side):

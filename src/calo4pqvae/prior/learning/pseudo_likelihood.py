@@ -3,14 +3,14 @@ r"""Maximum pseudo-likelihood: a machine from data without a single Markov chain
 .. math:: \mathrm{PL} = \Big\langle \sum_{i\ \mathrm{free}} \ln p(z_i \mid z_{\partial i}, c) \Big\rangle_d
           - \frac{\lambda}{2} \sum_{i<j} W_{ij}^2, \qquad \ln p(z_i | rest) = z_i f_i - \ln(1 + e^{f_i})
 
-is a sum of logistic regressions that share couplings; it is concave, so that its maximum is unique and does not depend on
-a start. It is consistent: with a machine that can have the data's law, it finds that machine. For codes with one sharp wall
-in a band all couplers of the wall are determined locally, and couplings of 6 to 10 are found in seconds for which
-contrastive learning from zero needs thousands of updates. What is beyond the couplers is not matched on the average, so that
-contrastive learning should follow.
+is a sum of logistic regressions that share couplings; it is concave, so that its maximum is unique and does not
+depend on a start. It is consistent: with a machine that can have the data's law, it finds that machine. For codes
+with one sharp wall in a band all couplers of the wall are determined locally, and couplings of 6 to 10 are found in
+seconds for which contrastive learning from zero needs thousands of updates. What is beyond the couplers is not
+matched on the average, so that contrastive learning should follow.
 
-Besag, The Statistician 24, 179 (1975). The maximum is climbed by L-BFGS with a strong Wolfe search, all data at once, so
-that the result is a function of the data.
+Besag, The Statistician 24, 179 (1975). The maximum is climbed by L-BFGS with a strong Wolfe search, all data at once,
+so that the result is a function of the data.
 """
 
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ def maximise_pseudo_likelihood(
         machine: The machine; changed in place.
         states: Bits (B, N), clamped ones included.
         condition: Conditions (B, n_c), if the machine has a condition.
-        clamped: Mask (N,) of bits that are given; their own laws do not count, and neither do couplers between two of them.
+        clamped: Mask (N,) of bits that are given; their own laws do not count, nor do couplers between two of them.
         ridge: lambda, which keeps a bit that its neighbours determine completely at finite couplings.
         most_steps: L-BFGS steps at most.
 
@@ -88,7 +88,7 @@ def maximise_pseudo_likelihood(
         losses.append(float(nats.detach()))
         return loss
 
-    climber.step(closure)  # type: ignore[no-untyped-call,arg-type]
+    climber.step(closure)  # type: ignore[no-untyped-call]
     climber.zero_grad(set_to_none=True)
     machine.check_finite()
     largest = float(machine.couplings.detach().abs().max()) if machine.couplings.numel() else 0.0
