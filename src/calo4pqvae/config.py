@@ -109,8 +109,12 @@ class LatentConfig(Section):
     levels: int = Field(3, ge=1, le=4, description="levels of the hierarchy, one partition each")
     bits_per_level: int = Field(96, ge=2, description="bits of each level, and nodes of each partition")
     factors: int = Field(
-        8, ge=0, description="quantities that a level writes, each into a region of neighbouring nodes; 0: free logits"
+        3, ge=0, description="quantities of a shower, each written along a band of coupled nodes; 0: free logits"
     )
+    factor_nodes: int | None = Field(
+        None, ge=2, description="nodes of a band; default: seven eighths of a factor's share of the bits, at most 64"
+    )
+    wall: float = Field(2.0, gt=0, description="width in nodes of the wall between ones and zeros of a band")
     relaxation: Literal["straight-through", "gumbolt"] = "straight-through"
     tau_start: float = Field(1.0, gt=0, description="sharpness of relaxed bits at the start of training")
     tau_end: float = Field(0.3, gt=0, description="and at its end")
@@ -134,6 +138,7 @@ class DecoderConfig(Section):
     base_channels: int = Field(16, gt=0)
     channels: int = Field(32, gt=0)
     hidden: int = Field(256, gt=0)
+    layer_hidden: int = Field(128, gt=0, description="hidden units of the law of the layers")
     position_channels: int = Field(16, gt=0)
     head_hidden: int = Field(64, gt=0)
     components: int = Field(3, ge=1, le=10, description="components of the voxel-energy mixture")
@@ -167,6 +172,10 @@ class PriorConfig(Section):
         "auto", description="what makes the sweeps; auto takes the cheapest"
     )
     coupling_std: float = Field(0.01, ge=0, description="spread of the couplings at the start")
+    start: Literal["independent", "pseudo-likelihood"] = Field(
+        "pseudo-likelihood",
+        description="where the prior stage starts: bits by themselves, or maximum pseudo-likelihood",
+    )
     method: Literal["pcd", "cd"] = "pcd"
     gradient: Literal["plain", "centred", "mean-energy"] = Field(
         "centred", description="'mean-energy' adds the covariance of an older scheme, to be compared with"
@@ -205,9 +214,12 @@ class TrainingConfig(Section):
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0, description="decay of network weights")
     gradient_clip: float = Field(100.0, gt=0)
+    layer_steps: int = Field(
+        1500, ge=0, description="steps of the stage of the layers, with factors; 0: they are learned beside the voxels"
+    )
+    layer_learning_rate: float = Field(5e-3, gt=0)
     kl_weight: float = Field(0.2, ge=0)
     kl_warmup: float = Field(0.2, ge=0, le=1, description="share of the training over which kl_weight grows")
-    decorrelation: float = Field(3.0, ge=0, description="weight against factors that follow the incident energy")
     free_bits: float = Field(0.0, ge=0, description="nats of information that cost nothing")
     joint_networks: bool = Field(False, description="staged mode: networks learn with the machine as prior")
     posterior_draws: int = Field(2, gt=0, description="posterior draws of each shower in the export")
@@ -271,9 +283,11 @@ class Config(Section):
             raise ValueError(
                 f"condition.bits = {bits} does not fit in partition 0 of {self.latent.bits_per_level} nodes"
             )
-        if self.latent.factors > self.latent.bits_per_level:
+        n_bits = self.latent.bits_per_level * self.latent.levels
+        if not self.prior.whole_chip and self.latent.factors * (self.latent.factor_nodes or 3) > n_bits:
             raise ValueError(
-                f"latent.factors = {self.latent.factors} is more than the {self.latent.bits_per_level} bits of a level"
+                f"latent.factors = {self.latent.factors} bands of latent.factor_nodes = "
+                f"{self.latent.factor_nodes or 3} nodes or more do not fit in {n_bits} bits"
             )
         if self.prior.whole_chip and self.prior.graph not in ("zephyr", "pegasus"):
             raise ValueError(f"prior.whole_chip needs a chip graph, not '{self.prior.graph}'")

@@ -66,16 +66,6 @@ class QualitySums:
             self._profiles[index] += parts.layer_fractions.double().sum(0)
         self._n += len(true)
 
-    def add_layers(self, true: Tensor, drawn_layers: Tensor, incident_energies: Tensor) -> None:
-        """Takes true showers (B, V) and drawn layer energies (B, L) alone: hits then count as equal."""
-        true_layers = self._split.layer_energies(apply_threshold(true, self._threshold))
-        for index, layers in enumerate((true_layers, drawn_layers)):
-            totals = layers.sum(1, keepdim=True).clamp(min=self._threshold)
-            self._responses[index] += (totals / incident_energies).double().sum()
-            self._hits[index] += 1
-            self._profiles[index] += (layers / totals).double().sum(0)
-        self._n += len(true)
-
     def quality(self) -> Quality:
         """Deviations of all decoded showers so far."""
         profile, drawn = self._profiles / self._n

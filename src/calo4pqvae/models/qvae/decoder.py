@@ -3,9 +3,10 @@ r"""The decoder: bits and energy become totals, layers, hits and voxel energies.
 .. math:: p(x \mid z, E) = p(r \mid z, E)\; p(\text{layers} \mid z, E)\;
           p(\text{hits} \mid \text{layers}, z, E)\; p(\text{voxels} \mid \text{hits}, \text{layers}, z, E)
 
-* **Layers.** The means of response and layers come from the bits; their widths are functions of the energy alone.
-  What is common to the layers (depth and length of the shower) therefore has no other way than through the bits, and
-  that is what the prior is there to model; the width left over is the noise of a layer by itself.
+* **Layers.** The means of response and layers come from what is read of the bits; their widths are functions of the
+  energy alone. What is common to the layers (depth and length of the shower) therefore has no other way than through
+  the bits, and that is what the prior is there to model; what is left over is the noise about these means
+  (:mod:`calo4pqvae.models.qvae.layer_noise`).
 * **Hits.** Bits and layers are mapped to a coarse cylinder and upsampled; each parent cell emits the logits of its
   voxels. Hits are drawn independently, at least one in a layer that has energy.
 * **Voxels.** A small network reads the parent's features *at the hits only* and gives the mixture of
@@ -25,6 +26,7 @@ from calo4pqvae.config import DecoderConfig
 from calo4pqvae.models.qvae.cylinder import CylindricalConv3d, CylindricalUpsample, LinearAttention
 from calo4pqvae.models.qvae.encoder import EnergyEmbedding, multilayer
 from calo4pqvae.models.qvae.grid import GridPlan
+from calo4pqvae.models.qvae.layer_noise import LayerNoise
 from calo4pqvae.models.qvae.likelihood import LogisticMixture
 from calo4pqvae.models.qvae.observables import Observables, ShowerView
 from calo4pqvae.showers.transforms import apply_threshold
@@ -68,24 +70,27 @@ class LayerHead(nn.Module):
 
     Args:
         config: Sizes.
-        n_bits: Number of latent bits.
+        n_read: Numbers read from the latent bits.
         n_layers: Number of layers.
     """
 
-    def __init__(self, config: DecoderConfig, n_bits: int, n_layers: int) -> None:
+    def __init__(self, config: DecoderConfig, n_read: int, n_layers: int) -> None:
         super().__init__()
         self.n_layers = n_layers
         self.embedding = EnergyEmbedding()
-        self.means = multilayer(n_bits + self.embedding.size, config.hidden, config.hidden, 1 + 2 * n_layers)
+        self.means = multilayer(
+            n_read + self.embedding.size, config.layer_hidden, config.layer_hidden, 1 + 2 * n_layers
+        )
+        self.noise = LayerNoise(n_layers)
         self.log_stds = multilayer(self.embedding.size, 64, 1 + n_layers)
         last = self.log_stds[-1]
         nn.init.zeros_(last.weight)  # type: ignore[arg-type]
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
-    def forward(self, bits: Tensor, position: Tensor) -> LayerLaw:
-        """Law for bits (B, n_bits) at energy positions (B, 1)."""
+    def forward(self, read: Tensor, position: Tensor) -> LayerLaw:
+        """Law for what is read of bits, (B, n_read), at energy positions (B, 1)."""
         energy = self.embedding(position)
-        means = self.means(torch.cat([2 * bits - 1, energy], dim=1))
+        means = self.means(torch.cat([read, energy], dim=1))
         log_stds = self.log_stds(energy).clamp(-4, 2)
         response, layers, on_logits = means.split([1, self.n_layers, self.n_layers], dim=1)
         return LayerLaw(response, log_stds[:, :1], layers, log_stds[:, 1:], on_logits)
@@ -97,20 +102,20 @@ class VoxelHead(nn.Module):
     Args:
         config: Sizes.
         plan: The grid.
-        n_bits: Number of latent bits.
+        n_read: Numbers read from the latent bits.
         ring_occupancy: Share of hit voxels of each (layer, ring) in the training showers.
         ring_voxels: Mean ln(e / threshold) of hits of each (layer, ring).
     """
 
     def __init__(
-        self, config: DecoderConfig, plan: GridPlan, n_bits: int, ring_occupancy: Tensor, ring_voxels: Tensor
+        self, config: DecoderConfig, plan: GridPlan, n_read: int, ring_occupancy: Tensor, ring_voxels: Tensor
     ) -> None:
         super().__init__()
         self.plan, self.mask = plan, config.mask
         self.embedding = EnergyEmbedding()
         n_layers = plan.shape[0]
         n_base = config.base_channels * plan.base[0] * plan.base[1] * plan.base[2]
-        self.seed = multilayer(n_bits + self.embedding.size + 2 * n_layers + 1, config.hidden, n_base)
+        self.seed = multilayer(n_read + self.embedding.size + 2 * n_layers + 1, config.hidden, n_base)
         self.trunk = _trunk(config, plan)
         rings = (config.position_channels, plan.parents[0], 1, plan.parents[2])
         self.places = nn.Parameter(0.3 * torch.randn(rings))
@@ -130,12 +135,12 @@ class VoxelHead(nn.Module):
     is_learned_apart = False
 
     def forward(
-        self, bits: Tensor, position: Tensor, response: Tensor, layers: Tensor, layer_on: Tensor, log_layers: Tensor
+        self, read: Tensor, position: Tensor, response: Tensor, layers: Tensor, layer_on: Tensor, log_layers: Tensor
     ) -> HitMap:
-        """Hit logits from bits and (true or drawn) layers.
+        """Hit logits from what is read of bits and (true or drawn) layers.
 
         Args:
-            bits: (B, n_bits).
+            read: (B, n_read).
             position: Energy positions, (B, 1).
             response: Standardised response, (B, 1).
             layers: Standardised layers, 0 where empty, (B, L).
@@ -145,8 +150,8 @@ class VoxelHead(nn.Module):
         Returns:
             Hit logits in file order and parent features.
         """
-        known = torch.cat([2 * bits - 1, self.embedding(position), layers, layer_on, response], dim=1)
-        base = self.seed(known).view(len(bits), -1, *self.plan.base)
+        known = torch.cat([read, self.embedding(position), layers, layer_on, response], dim=1)
+        base = self.seed(known).view(len(read), -1, *self.plan.base)
         per_layer = self.plan.layers_to_parents(torch.stack([layers, layer_on], dim=-1))
         return self.from_base(base, per_layer, log_layers)
 

@@ -21,14 +21,11 @@ from torch.nn import functional
 from calo4pqvae.config import Config
 from calo4pqvae.models.qvae.decoder import LayerHead, LayerLaw
 from calo4pqvae.models.qvae.encoder import HierarchicalEncoder, Posterior
+from calo4pqvae.models.qvae.factor_encoder import FactorEncoder
 from calo4pqvae.models.qvae.grid import GridPlan
 from calo4pqvae.models.qvae.laws import VoxelLaw, voxel_law
-from calo4pqvae.models.qvae.likelihood import (
-    normal_nll,
-    sample_normal,
-    sample_truncated_normal,
-    truncated_normal_nll,
-)
+from calo4pqvae.models.qvae.layer_noise import LayerValues
+from calo4pqvae.models.qvae.likelihood import normal_nll, sample_normal
 from calo4pqvae.models.qvae.observables import Observables, ShowerView
 from calo4pqvae.models.qvae.relaxation import Relaxation
 from calo4pqvae.showers.energies import check_energies
@@ -98,9 +95,13 @@ class ShowerAutoencoder(nn.Module):
         energy_range = (config.data.energy_min_mev, config.data.energy_max_mev)
         self.observables = Observables(geometry, energy_range, canonical_frame=config.data.canonical_frame)
         self.plan = GridPlan(geometry, config.data.layout)
-        self.encoder = HierarchicalEncoder(config.encoder, self.plan, level_sizes, config.latent.factors)
-        self.layer_head = LayerHead(config.decoder, self.n_bits, geometry.n_layers)
-        self.voxel_head = voxel_law(config, self.plan, self.observables, self.n_bits)
+        self.encoder: FactorEncoder | HierarchicalEncoder
+        if config.latent.factors:
+            self.encoder = FactorEncoder(config.latent, geometry.n_layers, self.level_sizes)
+        else:
+            self.encoder = HierarchicalEncoder(config.encoder, self.plan, level_sizes)
+        self.layer_head = LayerHead(config.decoder, self.encoder.n_read, geometry.n_layers)
+        self.voxel_head = voxel_law(config, self.plan, self.observables, self.encoder.n_read)
 
     @property
     def n_bits(self) -> int:
@@ -120,11 +121,10 @@ class ShowerAutoencoder(nn.Module):
             batches: Showers and incident energies in MeV; gone through twice, so no mere iterator.
         """
         self.observables.fit(batches)
-        if self.encoder.n_factors:
-            views = (self.observables(showers, energies) for showers, energies in batches)
-            parts = [(view.layers, view.position) for view in views]  # the rest of a view is large
-            layers, position = (torch.cat(column) for column in zip(*parts, strict=True))
-            self.encoder.start_at_principal_layers(layers, position)
+        views = (self.observables(showers, energies) for showers, energies in batches)
+        parts = [(view.layers, view.position) for view in views]  # the rest of a view is large
+        layers, position = (torch.cat(column) for column in zip(*parts, strict=True))
+        self.encoder.fit(layers, position)
         self.voxels.start(self.observables)
 
     def encode(self, showers: Tensor, incident_energies: Tensor, uniform: Tensor) -> Posterior:
@@ -161,10 +161,11 @@ class ShowerAutoencoder(nn.Module):
         view = self.observables(showers, incident_energies)
         posterior: Posterior = self.encoder(view, uniform, tau, self.relaxation)
         bits = posterior.bits
-        law: LayerLaw = self.layer_head(bits, view.position)
+        read = self.encoder.read(bits)
+        law: LayerLaw = self.layer_head(read, view.position)
         nothing = bits.new_zeros(())
-        hits, voxels = (nothing, nothing) if self.voxels.is_learned_apart else self.voxels.nll(bits, view)
-        response, layers, layer_on = _layer_nll(law, view)
+        hits, voxels = (nothing, nothing) if self.voxels.is_learned_apart else self.voxels.nll(read, view)
+        response, layers, layer_on = self._layer_nll(law, view)
         energy = bits.new_zeros(len(bits)) if prior_energy is None else prior_energy(bits, incident_energies)
         terms = LossTerms(
             response=response.mean(),
@@ -177,6 +178,17 @@ class ShowerAutoencoder(nn.Module):
             prior_energy=energy.mean(),
         )
         return terms, posterior
+
+    def layer_loss(self, view: ShowerView, uniform: Tensor) -> Tensor:
+        """Mean negative log likelihood of response and layers alone, in nats.
+
+        Args:
+            view: The showers; of their voxels nothing is used with an encoder of factors.
+            uniform: Noise between 0 and 1 of the posterior, (B, n_bits).
+        """
+        bits = self.encoder(view, uniform).bits
+        law: LayerLaw = self.layer_head(self.encoder.read(bits), view.position)
+        return torch.stack(self._layer_nll(law, view)).sum(0).mean()
 
     @torch.no_grad()
     def decode(
@@ -198,7 +210,7 @@ class ShowerAutoencoder(nn.Module):
         """
         check_energies(incident_energies, *self.observables.energy_range)
         view = self._draw_layers(bits, incident_energies, generator, layer_gain)
-        showers = self.voxels.draw(bits, view, self._layer_energies(view), generator)
+        showers = self.voxels.draw(self.encoder.read(bits), view, self._layer_energies(view), generator)
         frame_generator = Generator().manual_seed(
             int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
         )
@@ -214,12 +226,18 @@ class ShowerAutoencoder(nn.Module):
     def _layer_energies(self, view: ShowerView) -> Tensor:
         return view.log_layers.exp() * view.layer_on * self.geometry.threshold_mev
 
+    def _layer_nll(self, law: LayerLaw, view: ShowerView) -> tuple[Tensor, Tensor, Tensor]:
+        response = normal_nll(view.response, law.response_mean, law.response_log_std).sum(1)
+        known = LayerValues(law.layer_mean, law.layer_log_std, view.layer_on, view.layer_floor, view.position)
+        layer_on = functional.binary_cross_entropy_with_logits(law.on_logits, view.layer_on, reduction="none")
+        return response, self.layer_head.noise.nll(view.layers, known), layer_on.sum(1)
+
     def _draw_layers(
         self, bits: Tensor, incident_energies: Tensor, generator: Generator, layer_gain: Tensor | None
     ) -> ShowerView:
         scales = self.observables
         position = scales.position(incident_energies)
-        law: LayerLaw = self.layer_head(bits, position)
+        law: LayerLaw = self.layer_head(self.encoder.read(bits), position)
         response = sample_normal(law.response_mean, law.response_log_std, generator)
         ratio = scales.response.inverse(response, position).clamp(min=_MIN_RESPONSE)
         totals = torch.maximum(ratio * incident_energies, ratio.new_tensor(self.geometry.threshold_mev))
@@ -227,7 +245,8 @@ class ShowerAutoencoder(nn.Module):
         layer_on = (uniform < torch.sigmoid(law.on_logits)).to(totals.dtype)
         layer_on.scatter_(1, law.on_logits.argmax(1, keepdim=True), 1.0)
         floor = scales.layer_floor(totals, position)
-        layers = sample_truncated_normal(law.layer_mean, law.layer_log_std, floor, generator)
+        known = LayerValues(law.layer_mean, law.layer_log_std, layer_on, floor, position)
+        layers = self.layer_head.noise.sample(known, generator)
         roots = scales.layers.inverse(layers, position).clamp(min=1e-12) * layer_on
         squares = roots.square()
         if layer_gain is not None:
@@ -252,10 +271,3 @@ class ShowerAutoencoder(nn.Module):
 
 
 _MIN_RESPONSE = 0.02
-
-
-def _layer_nll(law: LayerLaw, view: ShowerView) -> tuple[Tensor, Tensor, Tensor]:
-    response = normal_nll(view.response, law.response_mean, law.response_log_std).sum(1)
-    layers = truncated_normal_nll(view.layers, law.layer_mean, law.layer_log_std, view.layer_floor)
-    layer_on = functional.binary_cross_entropy_with_logits(law.on_logits, view.layer_on, reduction="none")
-    return response, (layers * view.layer_on).sum(1), layer_on.sum(1)
