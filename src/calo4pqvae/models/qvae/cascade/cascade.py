@@ -23,6 +23,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from calo4pqvae.config import CascadeConfig
+from calo4pqvae.models.qvae.cascade.compiled_law import split_log_likelihood
 from calo4pqvae.models.qvae.cascade.kernels.draws import uniforms
 from calo4pqvae.models.qvae.cascade.kernels.pyramids import (
     DECAYS,
@@ -44,6 +45,7 @@ __all__ = ["Cascade"]
 _N_NUMBERS = 9
 _SLOPE = 0.1
 _UNBEND = 0.25
+_SIDE_BY_SIDE = 64  # showers drawn at a time: their pyramids stay in the cache
 
 Array = NDArray[np.float32]
 
@@ -143,13 +145,13 @@ class Cascade(nn.Module):
             (B,), differentiable in the parameters.
         """
         pyramids = self._pyramids(showers, incident_energies)
-        spectra = Spectra.of(self.spectra)
+        shares = self.spectra.softmax(1)
         total = showers.new_zeros(len(showers))
         nets = zip(*(values.unbind(0) for values in self._weights()), strict=True)
         for turn, net in enumerate(nets):
-            batch, contexts, (energy, left, right) = self._examples(pyramids, turn)
-            law = SplitLaw(_network(contexts, net), spectra, self.n_logistic)
-            total = total.index_add(0, batch, law.log_likelihood(energy, left, right))
+            batch, contexts, energies = self._examples(pyramids, turn)
+            told = split_log_likelihood(_network(contexts, net), shares, energies, self.n_logistic)
+            total = total.index_add(0, batch, told)
         return total
 
     def log_jacobian(self, showers: Tensor, incident_energies: Tensor) -> Tensor:
@@ -179,20 +181,24 @@ class Cascade(nn.Module):
         layers = (layer_energies / self.threshold).cpu().float()
         numbers = self._numbers(layers, incident_energies.cpu()).numpy()
         cells = np.empty((len(layers), self.n_layers, len(self.tree.leaves)), dtype=np.float32)
-        spectra = Spectra.of(self.spectra.detach().double())
-        draw_showers(
-            layers.numpy(),
-            numbers,
-            keys.cpu().numpy().astype(np.uint64),
-            self._tables.turns,
-            self.tree.leaves,
-            self.tree.splits,
-            tuple(weight.detach().cpu().numpy() for weight in self._weights()),
-            spectra.cumulative.cpu().numpy(),
-            BIN_WIDTH,
-            self.n_logistic,
-            cells,
-        )
+        weights = tuple(weight.detach().cpu().numpy() for weight in self._weights())
+        cumulative = Spectra.of(self.spectra.detach().double()).cumulative.cpu().numpy()
+        told = keys.cpu().numpy().astype(np.uint64)
+        for start in range(0, len(layers), _SIDE_BY_SIDE):
+            own = slice(start, start + _SIDE_BY_SIDE)
+            draw_showers(
+                layers.numpy()[own],
+                numbers[own],
+                told[own],
+                self._tables.turns,
+                self.tree.leaves,
+                self.tree.splits,
+                weights,
+                cumulative,
+                BIN_WIDTH,
+                self.n_logistic,
+                cells[own],
+            )
         showers = torch.from_numpy(cells.reshape(len(cells), -1)) * self.threshold
         floor = showers.new_tensor(self.threshold)
         return torch.where(showers > 0, torch.maximum(showers, floor), showers).to(layer_energies.device)
@@ -286,16 +292,14 @@ class Cascade(nn.Module):
             add_layer(energies[:, layer], sums, running, layer)
         return _Pyramids(energies, logs, running, counts, self._numbers(layers, incident_energies).numpy())
 
-    def _examples(self, pyramids: _Pyramids, number: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Showers, contexts and energies (block, left, right) of all blocks of a turn that have energy."""
+    def _examples(self, pyramids: _Pyramids, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Showers (n,), contexts (n, k) and energies (3, n) of block, left and right, of blocks that have energy."""
         turn = self.tree.turns[number]
         batch, layer, place = np.nonzero(pyramids.energies[:, :, turn.nodes] > 0)
         contexts = self._contexts(pyramids, number, batch, layer, place)
-        energies = [
-            torch.from_numpy(pyramids.energies[batch, layer, blocks[place]])
-            for blocks in (turn.nodes, turn.left, turn.right)
-        ]
-        return torch.from_numpy(batch), contexts, (energies[0], energies[1], energies[2])
+        blocks = np.stack([turn.nodes, turn.left, turn.right])[:, place]
+        energies = pyramids.energies[batch, layer, blocks]
+        return torch.from_numpy(batch), contexts, torch.from_numpy(energies)
 
     def _contexts(
         self, pyramids: _Pyramids, number: int, batch: NDArray[Any], layer: NDArray[Any], place: NDArray[Any]

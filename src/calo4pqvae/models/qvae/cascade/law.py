@@ -66,13 +66,13 @@ class Spectra(NamedTuple):
 
     def log_density_at(self, logs: Tensor) -> Tensor:
         """Ln q_j at ln e (n,), as (n, spectra)."""
-        return self.log_density.t()[(logs / BIN_WIDTH).long().clamp(0, N_BINS - 1)]
+        return functional.embedding((logs / BIN_WIDTH).long().clamp(0, N_BINS - 1), self.log_density.t())
 
     def log_cumulative_at(self, logs: Tensor) -> Tensor:
         """Ln C_j at ln e (n,), as (n, spectra)."""
         place = (logs / BIN_WIDTH).clamp(0, N_BINS - 1e-3)
         bins = place.long()
-        below, above = self.cumulative.t()[bins], self.cumulative.t()[bins + 1]
+        below, above = (functional.embedding(edge, self.cumulative.t()) for edge in (bins, bins + 1))
         return (below + (above - below) * (place - bins)[:, None]).clamp(min=_TINY).log()
 
 
@@ -96,7 +96,7 @@ class SplitLaw:
         outcome = torch.where(both, 2, torch.where(left > 0, 0, 1))
         told = self._outcomes(energy).log_softmax(1).gather(1, outcome[:, None])[:, 0]
         rows = both.nonzero()[:, 0]
-        shared = SplitLaw(self.raw[rows], self.spectra, self.n_logistic)
+        shared = SplitLaw(self.raw.index_select(0, rows), self.spectra, self.n_logistic)
         return told.index_add(0, rows, shared._log_density(energy[rows], left[rows], right[rows]))
 
     def draw(self, energy: Tensor, uniform: Tensor) -> Tensor:

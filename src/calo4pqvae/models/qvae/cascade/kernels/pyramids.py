@@ -12,7 +12,6 @@ column being the dummy. What a split sees are numbers :math:`\tfrac14 \ln(1 + e)
 6. numbers of the layer.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -31,6 +30,7 @@ DECAYS = (0.6, 0.9)
 _COUNT_LAGS = 2
 _N_DECAYS = len(DECAYS)
 _DECAYS = np.array(DECAYS, dtype=np.float32)
+_QUARTER = np.float32(0.25)
 
 
 def n_context(n_rings: int, n_layer_numbers: int) -> int:
@@ -56,7 +56,8 @@ def count_up(energies: Array, leaves: Array, splits: Array, counts: Array) -> No
         for number in range(len(splits) - 1, -1, -1):
             counts[row, splits[number, 0]] = counts[row, splits[number, 1]] + counts[row, splits[number, 2]]
         for block in range(counts.shape[1]):
-            counts[row, block] = math.log1p(counts[row, block])
+            if counts[row, block] > 0:
+                counts[row, block] = np.log1p(counts[row, block])
 
 
 @_jit
@@ -75,8 +76,8 @@ def add_layer(energies: Array, running: Array, logs: Array, layer: int) -> None:
             for block in range(energies.shape[1]):
                 value = _DECAYS[decay] * running[decay, row, block] + energies[row, block]
                 running[decay, row, block] = value
-                if layer + 1 < logs.shape[2]:
-                    logs[decay, row, layer + 1, block] = 0.25 * math.log1p(value)
+                if value > 0 and layer + 1 < logs.shape[2]:
+                    logs[decay, row, layer + 1, block] = _QUARTER * np.log1p(value)
 
 
 @_jit

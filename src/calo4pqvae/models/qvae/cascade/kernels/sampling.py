@@ -4,7 +4,6 @@ A turn is: which blocks have energy, their contexts, one small network on all of
 energies. The matrix products go to BLAS, everything else is loops.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -21,6 +20,7 @@ Array = NDArray[Any]
 Jit = Callable[[Callable[..., Any]], Callable[..., Any]]
 _jit = cast(Jit, njit(nogil=True, cache=True, boundscheck=False))
 _SLOPE = np.float32(0.1)
+_QUARTER = np.float32(0.25)
 
 
 @_jit
@@ -97,7 +97,7 @@ def draw_showers(
         energies = np.zeros((n_showers, width), dtype=np.float32)
         for b in range(n_showers):
             energies[b, 0] = layer_energies[b, layer]
-            logs[b, LAGS + layer, 0] = 0.25 * math.log1p(layer_energies[b, layer])
+            logs[b, LAGS + layer, 0] = _QUARTER * np.log1p(layer_energies[b, layer])
         layers[:] = layer
         for turn in range(len(starts) - 1):
             own = slice(starts[turn], starts[turn + 1])
@@ -124,8 +124,8 @@ def draw_showers(
                 energies[b, lefts[j]], energies[b, rights[j]] = left, energy - left
             for i in range(n):
                 b, j = showers[i], starts[turn] + places[i]
-                logs[b, LAGS + layer, lefts[j]] = 0.25 * math.log1p(energies[b, lefts[j]])
-                logs[b, LAGS + layer, rights[j]] = 0.25 * math.log1p(energies[b, rights[j]])
+                logs[b, LAGS + layer, lefts[j]] = _QUARTER * np.log1p(energies[b, lefts[j]])
+                logs[b, LAGS + layer, rights[j]] = _QUARTER * np.log1p(energies[b, rights[j]])
         for b in range(n_showers):
             for cell in range(len(leaves)):
                 cells[b, layer, cell] = energies[b, leaves[cell]]
