@@ -114,7 +114,7 @@ class LatentConfig(Section):
     factor_nodes: int | None = Field(
         None, ge=2, description="nodes of a band; default: seven eighths of a factor's share of the bits, at most 64"
     )
-    wall: float = Field(2.0, gt=0, description="width in nodes of the wall between ones and zeros of a band")
+    wall: float = Field(1.5, gt=0, description="width in nodes of the wall between ones and zeros of a band")
     relaxation: Literal["straight-through", "gumbolt"] = "straight-through"
     tau_start: float = Field(1.0, gt=0, description="sharpness of relaxed bits at the start of training")
     tau_end: float = Field(0.3, gt=0, description="and at its end")

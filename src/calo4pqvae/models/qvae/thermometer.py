@@ -14,6 +14,8 @@ over more places. Codes are set, not learned: what is written along a band stays
 shifts a value a little and cannot say more. Bits in no band are fair coins and say nothing.
 """
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ from calo4pqvae.prior.graph.bands import Bands
 __all__ = ["ThermometerCode", "band_length"]
 
 _LONGEST = 64  # nodes beyond which a wall walks for long and says little more
+_POINTS_A_NODE = 64  # of the integral over a factor
 _SPREAD = 12**0.5  # makes the reading of a uniform factor one of unit variance
 
 
@@ -103,6 +106,24 @@ class ThermometerCode(nn.Module):
         """Logits (B, n_bits) of factors (B, F) between 0 and 1."""
         written = (self.length * factors[:, self.band.clamp(min=0)] - self.place - 0.5) * (4 / self.wall)
         return torch.where(self.band < 0, torch.zeros_like(written), written)
+
+    def log_law(self, bits: Tensor) -> Tensor:
+        r"""Log probability of the bits of each band when its factor is uniform, in nats, (B, F), float64.
+
+        .. math:: \ln q(z) = \ln \int_0^1 dv \prod_k P(z_k \mid v),
+
+        by the midpoint rule: what a machine has to learn of a band. Bits (B, n_bits).
+        """
+        places = torch.arange(_POINTS_A_NODE * self.length, dtype=torch.float64, device=bits.device)
+        factor = (places + 0.5) / len(places)
+        marks = torch.arange(self.length, dtype=torch.float64, device=bits.device) + 0.5
+        logits = (self.length * factor[:, None] - marks) * (4 / self.wall)
+        on, off = nn.functional.logsigmoid(logits), nn.functional.logsigmoid(-logits)
+        columns = []
+        for nodes in self.bands().nodes:
+            own = bits[:, torch.from_numpy(nodes)].double()
+            columns.append(torch.logsumexp(own @ on.T + (1 - own) @ off.T, dim=1) - math.log(len(places)))
+        return torch.stack(columns, dim=1)
 
     def read(self, bits: Tensor) -> Tensor:
         """Values (B, F) of bits (B, n_bits), of mean 0 and variance 1 for uniform factors."""

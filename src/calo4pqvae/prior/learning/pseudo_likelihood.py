@@ -68,7 +68,7 @@ def maximise_pseudo_likelihood(
     """
     if len(states) == 0:
         raise PriorError("there are no states to learn from; give at least one")
-    free = torch.ones(machine.n_nodes, device=machine.device)
+    free = torch.ones_like(machine.biases)
     if clamped is not None:
         free = (~clamped.to(machine.device)).to(free)
     values = states.to(machine.biases)
