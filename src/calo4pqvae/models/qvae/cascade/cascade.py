@@ -84,9 +84,9 @@ class Cascade(nn.Module):
         self._middle = 0.5 * sum(np.log(energy_range))
         n_in, n_hidden = n_context(n_rings, _N_NUMBERS), config.hidden
         n_out, n_turns = n_outputs(config.components, config.spectra), len(self.tree.turns)
-        self.first = nn.Parameter(_uniform_start(n_turns, n_in, n_hidden))
+        self.first = nn.Parameter((3 / n_in) ** 0.5 * (2 * torch.rand(n_turns, n_in, n_hidden) - 1))
         self.first_bias = nn.Parameter(torch.zeros(n_turns, n_hidden))
-        self.second = nn.Parameter(_uniform_start(n_turns, n_hidden, n_hidden))
+        self.second = nn.Parameter((3 / n_hidden) ** 0.5 * (2 * torch.rand(n_turns, n_hidden, n_hidden) - 1))
         self.second_bias = nn.Parameter(torch.zeros(n_turns, n_hidden))
         self.last = nn.Parameter(0.01 * torch.randn(n_turns, n_hidden, n_out))
         self.last_bias = nn.Parameter(_last_bias(config.components, config.spectra).repeat(n_turns, 1))
@@ -351,11 +351,6 @@ def _network(contexts: Tensor, weights: Any) -> Tensor:  # noqa: ANN401
     deeper = functional.leaky_relu(torch.addmm(second_bias, hidden, second), _SLOPE)
     raw: Tensor = torch.addmm(torch.addmm(last_bias, deeper, last), contexts, direct)
     return raw
-
-
-def _uniform_start(n: int, n_in: int, n_out: int) -> Tensor:
-    values: Tensor = (2 * torch.rand(n, n_in, n_out) - 1) * (3 / n_in) ** 0.5
-    return values
 
 
 def _last_bias(n_logistic: int, n_spectra: int) -> Tensor:
