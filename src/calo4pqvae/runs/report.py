@@ -19,7 +19,7 @@ from calo4pqvae.errors import CheckpointError, ConfigError
 from calo4pqvae.evaluation.compare import EvaluationResult, evaluate_files
 from calo4pqvae.evaluation.features.showers import EnergyBins
 from calo4pqvae.evaluation.pages.report import ReportExtras
-from calo4pqvae.evaluation.referee import RefereeSettings
+from calo4pqvae.evaluation.settings import RefereeSettings
 from calo4pqvae.runs.generation import TrainedModel, generate, load_model, parse_energies, reconstruct
 from calo4pqvae.seeds import stream
 from calo4pqvae.showers.files import ShowerFile
@@ -106,13 +106,12 @@ def report_run(path: Path, *, n_generated: int, seed: int, device: str = "cpu", 
         path,
         extras=extras,
         bins=bins,
-        referee=RefereeSettings(
+        settings=RefereeSettings(
             groups=model.config.evaluation.metrics,
             classifiers=model.config.evaluation.classifiers,
             seed=seed,
             device=model.device.type,
         ),
-        seed=seed,
         progress=lambda sample, done, total: progress(f"features of {sample}", done, total),
     )
     return RunReport(evaluation, _information(run), rate)
