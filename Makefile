@@ -1,25 +1,32 @@
-.PHONY: demo test test-all lint docs clean
+.PHONY: demo test test-all lint resolve docs clean
 
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# What pip is to install of PyTorch before all else, if not the index's own build: TORCH='torch==2.13.0 --index-url URL'
+TORCH ?=
 
 # One environment for everything: tested versions come from constraints.txt, lower bounds from pyproject.toml.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' -c constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[qpu]' --group dev
+	$(PIP) --upgrade 'pip>=25.1' -c constraints.txt
+	$(if $(TORCH),$(PIP) $(TORCH))
+	$(PIP) -c constraints.txt -e '.[qpu]' --group dev
 	touch $(READY)
 
 demo: $(READY)
 	$(BIN)/calo4pqvae demo --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 test-all: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+resolve:
+	$(PYTHON) tools/resolve_constraints.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -27,7 +34,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 docs: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group docs
+	$(PIP) -c constraints.txt --group docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build
 
 clean:

@@ -35,6 +35,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from calo4pqvae.annealed.decoding import decode_bits
 from calo4pqvae.annealed.generation import AnnealerGeneration, draw_annealed_bits
 from calo4pqvae.annealed.machine import emulator_of
 from calo4pqvae.annealer.calls.annealer import Annealer, open_annealer
@@ -43,7 +44,8 @@ from calo4pqvae.annealer.emulator.settings import EmulatorMode
 from calo4pqvae.annealer.protocols.conditioning import Method
 from calo4pqvae.evaluation.features.highlevel import feature_vector, file_highlevel_features
 from calo4pqvae.evaluation.metrics.frechet import FrechetSettings, fpd
-from calo4pqvae.runs.generation import TrainedModel, decode_bits, load_model
+from calo4pqvae.models.qvae.trained import TrainedModel, as_qvae
+from calo4pqvae.runs.generation import load_model
 from calo4pqvae.seeds import stream
 from calo4pqvae.showers.bundled import bundled_path
 from calo4pqvae.showers.geometry import geometry
@@ -193,7 +195,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    model = load_model(options.run)
+    model = as_qvae(load_model(options.run))
     grid = geometry(model.config.data.geometry)
     real = file_highlevel_features(bundled_path("heldout"), grid)
     kept = real.incident_energy <= model.config.data.energy_max_mev

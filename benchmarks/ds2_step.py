@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 from calo4pqvae.config import load_config
+from calo4pqvae.models.qvae.family import untrained_model
 from calo4pqvae.prior.learning.learner import LearningSettings, PriorLearner
-from calo4pqvae.runs.generation import untrained_model
 from calo4pqvae.seeds import stream
 from calo4pqvae.showers.bundled import bundled_path
 from calo4pqvae.showers.store import ShowerStore

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calo4pqvae.config import Config, load_config
-from calo4pqvae.models.qvae.loops import Reporter
 from calo4pqvae.showers.bundled import bundled_path
 from calo4pqvae.showers.files import ShowerFile, ShowerWriter
+from calo4pqvae.workshop.bench import Reporter
 
 Array = NDArray[np.floating[Any]]
 

@@ -68,7 +68,7 @@ PLACES = {
     "sklearn": ("evaluation/classifiers/",),
     "matplotlib": ("evaluation/", "annealed/", "standalone/bit_images.py", "studies/"),
     "mplhep": ("evaluation/",),
-    "lightning_fabric": ("workshop/processes.py", "models/qvae/loops.py", "runs/training.py"),
+    "lightning_fabric": ("workshop/processes.py", "workshop/bench.py"),
 }
 """Where a foreign package may be imported."""
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -29,6 +29,7 @@ __all__ = [
     "EvaluationConfig",
     "GenerationConfig",
     "LatentConfig",
+    "ModelConfig",
     "PriorConfig",
     "TrainingConfig",
     "load_config",
@@ -41,6 +42,9 @@ MetricGroup = Literal["distances", "separation", "wasserstein", "prdc", "correla
 
 Positive = Field(gt=0)
 Fraction = Field(ge=0, lt=1)
+
+
+SectionKind = TypeVar("SectionKind", bound="Section")
 
 
 class Section(BaseModel):
@@ -76,6 +80,16 @@ class DataConfig(Section):
         if self.layout == "scrambled" and self.canonical_frame:
             raise ValueError("layout 'scrambled' needs canonical_frame = false: its grid cannot be turned")
         return self
+
+
+class ModelConfig(Section):
+    """Which family of models is trained, and what works on its showers afterwards.
+
+    A family with settings of its own reads them from the section of its name.
+    """
+
+    family: str = Field("qvae", description="name of a model family")
+    refiners: tuple[str, ...] = Field((), description="refiners of drawn showers, in their order")
 
 
 class ConditionConfig(Section):
@@ -215,7 +229,10 @@ class Config(Section):
         ConfigError: From :func:`load_config`, if settings contradict each other.
     """
 
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
     data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
     condition: ConditionConfig = ConditionConfig()
     latent: LatentConfig = LatentConfig()
     encoder: EncoderConfig = EncoderConfig()
@@ -253,6 +270,27 @@ class Config(Section):
     def to_toml(self) -> str:
         """The whole tree as TOML; settings that are not set (None) are left out."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+    def section(self, name: str, kind: type[SectionKind]) -> SectionKind:
+        """The section of a model family or refiner, which only that knows.
+
+        Args:
+            name: Name of the family or refiner, and of the section.
+            kind: Its settings.
+
+        Raises:
+            ConfigError: If a key is unknown or a value does not fit.
+        """
+        try:
+            return kind.model_validate((self.model_extra or {}).get(name, {}))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in (name, *first["loc"]))
+            if first["type"] == "extra_forbidden":
+                known = [f"{name}.{field}" for field in kind.model_fields] or ["none: it has no settings"]
+                near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+                raise ConfigError(f"unknown setting '{key}': the nearest one is '{near}'") from error
+            raise ConfigError(f"setting '{key}' = {first['input']!r} cannot be used: {first['msg']}") from error
 
     def replace(self, changes: Mapping[str, Any]) -> "Config":
         """A copy with dotted keys changed, checked like a file.
@@ -323,17 +361,29 @@ def _merge(tree: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = {name: dict(section) if isinstance(section, dict) else section for name, section in tree.items()}
     for key, value in changes.items():
         section, dot, name = key.partition(".")
-        if not dot or section not in Config.model_fields:
+        if not dot or section not in (*Config.model_fields, *_named_sections(tree, changes)):
             raise ConfigError(_unknown(key))
         content = merged.setdefault(section, {})
         if not isinstance(content, dict):
             raise ConfigError(f"setting '{section}' = {content!r} cannot be used: it must be a section, [{section}]")
         if value is None or value == "none":
             content.pop(name, None)
-            _require_optional(section, name)
+            if section in Config.model_fields:
+                _require_optional(section, name)
         else:
             content[name] = value
     return merged
+
+
+def _named_sections(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> list[str]:
+    """Sections of the model family and the refiners that the settings ask for; refiners only as lists of names."""
+    stored = tree.get("model", {})
+    chosen = {**(stored if isinstance(stored, dict) else {}), **_without_prefix(changes, "model.")}
+    return [str(chosen.get("family", "qvae")), *(str(name) for name in chosen.get("refiners", ()))]
+
+
+def _without_prefix(changes: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {key.removeprefix(prefix): value for key, value in changes.items() if key.startswith(prefix)}
 
 
 def _require_optional(section: str, name: str) -> None:
@@ -368,6 +418,11 @@ def _unknown(key: str) -> str:
 
 
 def _build(tree: Mapping[str, Any]) -> Config:
+    for section, content in tree.items():
+        if section not in Config.model_fields and section not in _named_sections(tree, {}):
+            raise ConfigError(_unknown(section))
+        if not isinstance(content, Mapping | BaseModel):
+            raise ConfigError(f"setting '{section}' = {content!r} cannot be used: it must be a section, [{section}]")
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

@@ -465,7 +465,6 @@ def test_the_command_trains_and_tells_the_cost_on_every_chip(
 def test_the_command_refuses_in_one_sentence(source: Path, tmp_path: Path) -> None:
     for words, kind, said in (
         ((source, "--reads", 0), ConfigError, "reads = 0 is out of range"),
-        ((source, "--mode", "perfect"), ConfigError, "--mode 'perfect' is unknown"),
         ((source, "--annealer", "emulator:advantage2:2"), AnnealerError, "the working graph lacks"),
         ((tmp_path / "nowhere",), CheckpointError, "is no run directory"),
     ):

@@ -249,7 +249,6 @@ def test_bad_requests(command: Command, alone: Path, showers: Path, tmp_path: Pa
     for words, kind, told in (
         ((alone, "--energies", "1000"), AnnealerError, "takes no incident energies"),
         ((showers,), AnnealerError, "conditioned on incident energies"),
-        ((alone, "--mode", "perfect"), ConfigError, "--mode 'perfect' is unknown"),
         ((alone, "--polish", -1), ConfigError, "--polish -1 is too few"),
         ((alone, "--annealer", "emulator:advantage4:4"), AnnealerError, "does not fit a pegasus graph of size 4"),
         ((alone, "--annealer", "emulator:advantage2:1"), AnnealerError, "does not fit a zephyr graph of size 1"),

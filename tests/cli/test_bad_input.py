@@ -434,10 +434,10 @@ CASES: dict[str, tuple[Case, str]] = {
     "energies in GeV": (lambda bench: bench.generate(energies="1:100:log"), "needs the number"),
     "energies out of range": (lambda bench: bench.generate(energies="1,100"), "energies are in MeV"),
     "energies file without energies": (energies_file_without_energies, "gives no incident energies"),
-    "unknown prior": (lambda bench: bench.generate("--prior", "annealer"), "use boltzmann or independent"),
+    "unknown prior": (lambda bench: bench.generate("--prior", "annealer"), "draws from boltzmann, independent"),
     "no sweeps": (lambda bench: bench.generate("--sweeps", "0"), "at least 1"),
     "generation on CUDA without CUDA": (lambda bench: bench.generate("--device", "cuda"), "no CUDA device"),
-    "unknown device": (lambda bench: bench.generate("--device", "tpu"), "use cpu, cuda or auto"),
+    "unknown device": (lambda bench: bench.generate("--device", "tpu"), "is not one of"),
     "NaN to reconstruct": (nan_in_a_file_to_reconstruct, "NaN or infinity"),
     # evaluation and downloads
     "report of no showers": (lambda bench: ["report", str(bench.run()), "--n", "0"], "ask for at least one"),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Generator, Tensor
 
 import calo4pqvae.runs.generation as generation
 from calo4pqvae.errors import CaloError, CheckpointError, DataError, OutputError
-from calo4pqvae.runs.generation import TrainedModel, generate, load_model, parse_energies, reconstruct
+from calo4pqvae.models.qvae.trained import TrainedModel, as_qvae
+from calo4pqvae.runs.generation import generate, load_model, parse_energies, reconstruct
 from calo4pqvae.runs.training import train
 from tests.small_runs import N_VOXELS, bundled_rows, contents, tiny_config, tiny_file, write_showers
 
@@ -31,7 +33,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(run: Path) -> TrainedModel:
-    return load_model(run)
+    return as_qvae(load_model(run))
+
+
+def swept(model: TrainedModel, n_sweeps: int) -> TrainedModel:
+    return replace(model, config=model.config.replace({"generation.n_sweeps": n_sweeps}))
 
 
 def log_energies(n: int, seed: int = 1) -> Tensor:
@@ -137,7 +143,7 @@ def test_gibbs_and_decoding_draw_from_streams_of_their_own(
 
     monkeypatch.setattr(TrainedModel, "draw_bits", draw_bits)
     for n_sweeps in (1, 7):
-        generate(model, energies, tmp_path / str(n_sweeps), seed=1, n_sweeps=n_sweeps)
+        generate(swept(model, n_sweeps), energies, tmp_path / str(n_sweeps), seed=1)
     assert_same(tmp_path / "1", tmp_path / "7")
     assert len({state.numpy().tobytes() for state in used}) == 4
 
@@ -146,7 +152,7 @@ def test_number_of_sweeps_and_source_change_the_bits(model: TrainedModel) -> Non
     energies, seen = torch.full((500, 1), 2e4), []
     for source, n_sweeps in (("boltzmann", 1), ("boltzmann", 10), ("independent", 10)):
         generator = Generator().manual_seed(3)
-        bits = model.draw_bits(energies, source, n_sweeps, generator)  # type: ignore[arg-type]
+        bits = model.draw_bits(energies, source, n_sweeps, generator)
         assert bits.shape == (500, 24)
         assert set(bits.unique().tolist()) == {0, 1}
         seen.append(bits)
@@ -202,7 +208,7 @@ def test_interrupted_generation_leaves_the_earlier_file(
 
 
 def test_attributes_tell_how_showers_were_made(model: TrainedModel, tmp_path: Path) -> None:
-    generate(model, log_energies(20), tmp_path / "a", seed=7, source="independent", n_sweeps=3)
+    generate(swept(model, 3), log_energies(20), tmp_path / "a", seed=7, source="independent")
     with h5py.File(tmp_path / "a", "r") as file:
         told = dict(file.attrs)
     assert (told["seed"], told["prior"], told["n_sweeps"], told["chunk"]) == (7, "independent", 3, 20)

@@ -12,13 +12,15 @@ import torch
 from rich.console import Console
 
 from calo4pqvae.cli.summary import print_summary
+from calo4pqvae.models.qvae.trained import TrainedModel, as_qvae
 from calo4pqvae.runs.generation import load_model
-from calo4pqvae.runs.report import SAMPLES, RunReport, latent_states, report_run
+from calo4pqvae.runs.report import RunReport, report_run
 from calo4pqvae.runs.training import train
 from calo4pqvae.workshop.rundir import RunDirectory
 from tests.small_runs import contents, tiny_config, tiny_file
 
 N_GENERATED, N_HELDOUT, SEED = 150, 130, 3
+SAMPLES = {name: source.title for name, source in TrainedModel.sources.items()}
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +108,8 @@ def without_rates(numbers: Any) -> Any:
 
 def test_latent_energies_are_those_of_the_formula(run: RunDirectory, heldout: Path) -> None:
     """The mean over many sampled states agrees with a sum over couplers written out here."""
-    model = load_model(run.path)
-    latent = latent_states(model, heldout, SEED)
+    model = as_qvae(load_model(run.path))
+    latent = model.latent_states(heldout, SEED)
     found = latent.energies
     assert {name: len(values) for name, values in found.items()} == {"encoded": N_HELDOUT, "sampled": N_HELDOUT}
     assert all(np.isfinite(values).all() for values in found.values())
@@ -125,7 +127,7 @@ def test_latent_energies_are_those_of_the_formula(run: RunDirectory, heldout: Pa
 @pytest.mark.usefixtures("reported")
 def test_latent_bits_of_encoder_and_priors_are_compared(run: RunDirectory, heldout: Path) -> None:
     """The numbers of the page are Frobenius distances of correlation matrices, written out here with NumPy."""
-    bits = latent_states(load_model(run.path), heldout, SEED).bits
+    bits = load_model(run.path).latent_states(heldout, SEED).bits
     assert list(bits) == ["encoded", "Boltzmann prior", "independent bits"]
     assert len({values.tobytes() for values in bits.values()}) == 3
     told = json.loads((run.path / "metrics.json").read_text())["sections"]["training"]["correlations of latent bits"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-import calo4pqvae.runs.training
+import calo4pqvae.models.qvae.family
 from calo4pqvae.config import Config
 from calo4pqvae.errors import CheckpointError
 from calo4pqvae.runs.training import train
@@ -108,11 +108,11 @@ def test_interruption_while_bits_are_exported(
 ) -> None:
     config, expected = uninterrupted(kind)
 
-    def stop(_shop: object) -> None:
+    def stop(*_: object) -> None:
         raise InterruptionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(calo4pqvae.runs.training, "export_posterior", stop)
+        patch.setattr(calo4pqvae.models.qvae.family, "export_posterior", stop)
         with pytest.raises(InterruptionError):
             train(config, tmp_path)
     diary = Diary()

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from calo4pqvae.annealed.decoding import decode_bits
 from calo4pqvae.annealer.calls.annealer import Annealer
 from calo4pqvae.annealer.calls.recorded import recorded
 from calo4pqvae.annealer.chip.problem import FloatArray
@@ -36,8 +37,8 @@ from calo4pqvae.annealer.protocols.run import Conditioning, ProtocolResult
 from calo4pqvae.annealer.protocols.tiled import Tiled
 from calo4pqvae.atomic import check_target, write_json
 from calo4pqvae.errors import AnnealerError, ConfigError
+from calo4pqvae.models.qvae.trained import TrainedModel
 from calo4pqvae.prior.machine import BoltzmannMachine
-from calo4pqvae.runs.generation import TrainedModel, decode_bits
 from calo4pqvae.seeds import stream
 from calo4pqvae.workshop.processes import process_rank
 

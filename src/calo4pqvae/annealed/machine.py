@@ -29,6 +29,7 @@ from calo4pqvae.annealer.protocols.grouping import RequestGroup, group_requests
 from calo4pqvae.annealer.protocols.polish import polish
 from calo4pqvae.atomic import write_json
 from calo4pqvae.errors import AnnealerError, CheckpointError
+from calo4pqvae.models.qvae.trained import as_qvae
 from calo4pqvae.prior.bits.file import BitsFile
 from calo4pqvae.prior.machine import BoltzmannMachine
 from calo4pqvae.prior.sampling.gibbs import BlockGibbsSampler, GibbsState
@@ -118,7 +119,7 @@ def open_chip_machine(path: Path) -> ChipMachine:
         return ChipMachine(path.name, run.machine, None, ~run.hidden)
     if not (path / "config.toml").is_file():
         raise CheckpointError(f"{path} is no run: it has neither config.toml nor settings.toml")
-    model = load_model(path)
+    model = as_qvae(load_model(path))
     prior = model.prior
     limits = (model.config.data.energy_min_mev, model.config.data.energy_max_mev)
 

@@ -48,11 +48,11 @@ from calo4pqvae.atomic import write_json
 from calo4pqvae.config import Config
 from calo4pqvae.errors import AnnealerError, CheckpointError, DataError
 from calo4pqvae.models.qvae.latent_prior import LatentPrior, build_topology
-from calo4pqvae.models.qvae.loops import Reporter, silent
 from calo4pqvae.models.qvae.validation_gap import energy_gap
 from calo4pqvae.prior.graph.topology import Topology
 from calo4pqvae.prior.learning.diagnostics import DivergenceGuard
 from calo4pqvae.seeds import stream
+from calo4pqvae.workshop.bench import Reporter, silent
 from calo4pqvae.workshop.checkpoints import load_module, prefixed, with_prefix
 from calo4pqvae.workshop.data import resolve_file
 from calo4pqvae.workshop.rundir import RunDirectory

@@ -1,12 +1,17 @@
 """The commands ``calo4pqvae annealer``: parsing and messages. The work is done by the library."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from calo4pqvae.cli.choices import AnnealerMode, Correction, LearningProtocol, listed
 from calo4pqvae.cli.terminal import bars, console, print_table
 from calo4pqvae.errors import ConfigError
+
+if TYPE_CHECKING:
+    from calo4pqvae.annealed.machine import ChipMachine
+    from calo4pqvae.annealer.calls.annealer import Annealer
 
 __all__ = ["annealer_app"]
 
@@ -21,10 +26,11 @@ RunArgument = Annotated[Path, typer.Argument(help="Run directory of a finished t
 SpecOption = Annotated[
     str | None,
     typer.Option(
-        "--annealer", help="emulator:CHIP[:SIZE][:whole], qpu or qpu:NAME; default: an emulator of the run's graph."
+        "--annealer",
+        help="emulator:CHIP (then :SIZE, :whole), qpu or qpu:NAME; default: an emulator of the run's graph.",
     ),
 ]
-ModeOption = Annotated[str, typer.Option(help="ideal, calibrated or stress, of an emulator.")]
+ModeOption = Annotated[AnnealerMode, listed(AnnealerMode, "MODE", "Errors of an emulator")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed.")]
 EnergiesOption = Annotated[str | None, typer.Option(help="Incident energies in MeV, as for generate.")]
 PruneOption = Annotated[bool, typer.Option("--prune", help="Leave out what is gone from the chip, with a report.")]
@@ -34,7 +40,7 @@ LimitOption = Annotated[float | None, typer.Option(help="Most access time in sec
 @annealer_app.command("info")
 def info(
     spec: Annotated[
-        str | None, typer.Argument(help="emulator:CHIP[:SIZE], qpu or qpu:NAME; default: all chips.")
+        str | None, typer.Argument(help="emulator:CHIP (then :SIZE), qpu or qpu:NAME; default: all chips.")
     ] = None,
     ledger: Annotated[Path | None, typer.Option(help="Ledger file to sum up.")] = None,
 ) -> None:
@@ -146,10 +152,8 @@ def train(
     reads: Annotated[int, typer.Option(help="Reads of a condition.")] = 100,
     events: Annotated[int | None, typer.Option(help="Posterior states to learn from; default: all.")] = None,
     shift: Annotated[float, typer.Option(help="Largest relative shift of energies by binning.")] = 0.0,
-    protocol: Annotated[str, typer.Option(help="How beta is known: same-reads or tracked.")] = "same-reads",
-    correction: Annotated[
-        str, typer.Option(help="Of the reads' temperature: importance, polish or none.")
-    ] = "importance",
+    protocol: Annotated[LearningProtocol, typer.Option(help="How beta is known.")] = "same-reads",
+    correction: Annotated[Correction, typer.Option(help="Of the reads' temperature.")] = "importance",
     polish: Annotated[int, typer.Option(help="Sweeps of block Gibbs of a polish.")] = 5,
     rate: Annotated[float, typer.Option(help="First step size; it falls to a sixteenth.")] = 0.8,
     beta: Annotated[float | None, typer.Option(help="First guess of beta; default: that of the chip.")] = None,
@@ -172,8 +176,8 @@ def train(
         reads=reads,
         events=events,
         energy_shift=shift,
-        protocol=protocol,  # type: ignore[arg-type]  # checked by the library
-        correction=correction,  # type: ignore[arg-type]
+        protocol=protocol,
+        correction=correction,
         polish_sweeps=polish,
         learning_rate=rate,
         learning_rate_final=rate / 16,
@@ -189,7 +193,7 @@ def train(
             out,
             name,
             settings,
-            mode=_known_mode(mode),
+            mode=mode,
             limit=limit,
             report=lambda stage, done, total, _numbers: shown.show(stage, done, total),
         )
@@ -279,20 +283,19 @@ def study(
     console.print(f"all studies in this folder: {write_index(out)}", highlight=False, soft_wrap=True, markup=False)
 
 
-def _open(spec: str | None, machine: Any, seed: int, mode: str, limit: float | None, ledger: Path | None) -> Any:  # noqa: ANN401
+def _open(
+    spec: str | None,
+    machine: "ChipMachine",
+    seed: int,
+    mode: AnnealerMode,
+    limit: float | None,
+    ledger: Path | None,
+) -> "Annealer":
     from calo4pqvae.annealed.machine import emulator_of
     from calo4pqvae.annealer.calls.annealer import open_annealer
 
     name = emulator_of(machine.machine) if spec is None else spec
-    return open_annealer(name, seed=seed, mode=_known_mode(mode), limit=limit, ledger=ledger)
-
-
-def _known_mode(mode: str) -> Any:  # noqa: ANN401
-    from calo4pqvae.annealer.emulator.settings import MODES
-
-    if mode not in MODES:
-        raise ConfigError(f"--mode '{mode}' is unknown: use {', '.join(MODES)}")
-    return mode
+    return open_annealer(name, seed=seed, mode=mode, limit=limit, ledger=ledger)
 
 
 def _qubits(run: Path | None, qubits: int | None) -> int:

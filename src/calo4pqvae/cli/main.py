@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from calo4pqvae import __version__
 from calo4pqvae.cli.annealer import annealer_app
+from calo4pqvae.cli.choices import AnnealerMode, ConditionMethod, DeviceOption, Protocol, Sampler, SlipPolicy, listed
 from calo4pqvae.cli.generate import generate_annealed, given_words, wants_annealer
 from calo4pqvae.cli.prior import prior_app
 from calo4pqvae.cli.study import study
@@ -25,7 +26,6 @@ __all__ = ["main"]
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Calorimeter showers from a conditional VAE with a four-partite Boltzmann-machine prior.",
 )
@@ -41,14 +41,16 @@ _INTERRUPTED = 130  # the exit code that typer makes of Ctrl-C
 _UsageError: Any = typer.BadParameter.__mro__[1]  # of a command line that cannot be parsed; typer gives it no name
 
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting.")]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 DatasetOption = Annotated[str, typer.Option("--dataset", help="Built-in geometry or binning XML file.")]
 ReferenceArgument = Annotated[str, typer.Argument(help="Geant4 showers that the model never saw; or 'bundled'.")]
 ReportOption = Annotated[Path, typer.Option(help="Folder of the report.")]
 EvaluationSeedOption = Annotated[int, typer.Option(min=0, help="Seed of splits, bootstraps and classifiers.")]
 MetricsOption = Annotated[
     str,
-    typer.Option(help="default, all, or of distances,separation,wasserstein,prdc,correlations,calo4pqvae-226."),
+    typer.Option(
+        help="default, all, or some, with commas and no blanks, of distances, separation, wasserstein, prdc, "
+        "correlations, calo4pqvae-226."
+    ),
 ]
 ClassifiersOption = Annotated[str, typer.Option(help="off, quick, or full (the challenge's networks).")]
 OfficialOption = Annotated[bool, typer.Option("--official", help="The reference is the data set's official file.")]
@@ -145,22 +147,27 @@ def generate(
     n: Annotated[int | None, typer.Option("--n", "-n", help="Number of showers (-n under torchrun).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed; default: the run's generation.seed.")] = None,
     prior: Annotated[
-        str, typer.Option(help="boltzmann, or independent (the baseline without couplings).")
-    ] = "boltzmann",
+        str | None,
+        typer.Option(
+            help="Source of the showers, of the model's own: boltzmann or independent (the baseline without "
+            "couplings) of a qvae; default: the first."
+        ),
+    ] = None,
     sweeps: Annotated[int | None, typer.Option(help="Block Gibbs sweeps.")] = None,
     device: DeviceOption = "auto",
-    sampler: Annotated[str, typer.Option(help="gibbs, or annealer (with the options below).")] = "gibbs",
+    sampler: Annotated[Sampler, typer.Option(help="What draws the bits; annealer has the options below.")] = "gibbs",
     annealer: Annotated[
-        str | None, typer.Option(help="emulator:CHIP[:SIZE][:whole], qpu or qpu:NAME; default: an emulator.")
+        str | None, typer.Option(help="emulator:CHIP (then :SIZE, :whole), qpu or qpu:NAME; default: an emulator.")
     ] = None,
-    mode: Annotated[str | None, typer.Option(help="ideal, calibrated (default) or stress, of an emulator.")] = None,
-    condition: Annotated[str | None, typer.Option(help="fold (default), flux or fields.")] = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(help="same-reads (default), tracked, tiled, before-each, once, ...: see docs/annealer.md."),
+    mode: Annotated[
+        AnnealerMode | None, listed(AnnealerMode, "MODE", "Errors of an emulator, default calibrated")
     ] = None,
+    condition: Annotated[
+        ConditionMethod | None, typer.Option(help="How the energy reaches the chip; default: fold.")
+    ] = None,
+    protocol: Annotated[Protocol | None, listed(Protocol, "PROTOCOL", "How beta is known, default same-reads")] = None,
     slips: Annotated[
-        str | None, typer.Option(help="Reads whose condition slipped: reject (default), repair or report.")
+        SlipPolicy | None, typer.Option(help="What becomes of reads whose condition slipped; default: reject.")
     ] = None,
     bins: Annotated[float | None, typer.Option(help="Largest relative shift of energies put in bins.")] = None,
     polish: Annotated[int | None, typer.Option(help="Gibbs sweeps after the annealer; default 10, 0 for none.")] = None,
@@ -177,14 +184,13 @@ def generate(
     from calo4pqvae.runs.generation import load_model, parse_energies
 
     words = given_words(annealer, mode, condition, protocol, slips, bins, polish, prune, limit, reads_per_call)
-    if wants_annealer(sampler, words, prior != "boltzmann" or sweeps is not None or device == "cuda"):
+    if wants_annealer(sampler, words, prior not in (None, "boltzmann") or sweeps is not None or device == "cuda"):
         generate_annealed(run, out, energies, n, seed, words)
         return
-    if prior not in ("boltzmann", "independent"):
-        raise ConfigError(f"--prior '{prior}' is unknown: use boltzmann or independent")
     if sweeps is not None and sweeps < 1:
         raise ConfigError(f"--sweeps {sweeps} is too few: use at least 1")
-    model = load_model(run, _known_device(device))
+    changes = {} if sweeps is None else {"generation.n_sweeps": sweeps}
+    model = load_model(run, device, changes)
     chosen = model.config.generation.seed if seed is None else seed
     limits = (model.config.data.energy_min_mev, model.config.data.energy_max_mev)
     incident = parse_energies(energies, n, chosen, limits)
@@ -194,8 +200,7 @@ def generate(
             incident,
             out,
             seed=chosen,
-            source=prior,  # type: ignore[arg-type]
-            n_sweeps=sweeps,
+            source=prior,
             progress=lambda done, total: bars.show("generating", done, total),
         )
     console.print(f"{len(incident)} showers in {out}, {rate:.0f} showers/s, seed {chosen}", soft_wrap=True)
@@ -213,7 +218,7 @@ def reconstruct(
     from calo4pqvae.runs.generation import load_model
     from calo4pqvae.runs.generation import reconstruct as reconstruct_showers
 
-    model = load_model(run, _known_device(device))
+    model = load_model(run, device)
     with progress_bars() as bars:
         rate = reconstruct_showers(
             model, showers, out, seed=seed, progress=lambda done, total: bars.show("reconstructing", done, total)
@@ -366,7 +371,7 @@ def _evaluate(
         classifiers=classifiers,
         seed=seed,
         is_official=official,
-        device=_known_device(device),
+        device=device,
     )
     words = [Path(word).name if os.sep in word else word for word in sys.argv[1:]]  # no place of a machine is recorded
     path, origin = resolve_file(reference, "heldout")
@@ -388,7 +393,7 @@ def _report(run: Path, n_generated: int, seed: int, device: str) -> None:
     from calo4pqvae.runs.report import report_run
 
     with progress_bars() as bars:
-        result = report_run(run, n_generated=n_generated, seed=seed, device=_known_device(device), progress=bars.show)
+        result = report_run(run, n_generated=n_generated, seed=seed, device=device, progress=bars.show)
     _print_result(result.evaluation, result.information)
     console.print(f"generation: {result.showers_per_second:.0f} showers/s", soft_wrap=True)
 
@@ -404,21 +409,9 @@ def _print_mapping(content: Any) -> None:  # noqa: ANN401
         console.print(f"{key}: {value}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _known_device(device: str) -> str:
-    from calo4pqvae.errors import ConfigError
-
-    if device not in ("cpu", "cuda", "auto"):
-        raise ConfigError(f"--device '{device}' is unknown: use cpu, cuda or auto")
-    return device
-
-
 def _can_resume(out: Path, toml: str) -> bool:
     """Whether a run with these very settings stands there."""
     from calo4pqvae.workshop.rundir import RunDirectory
 
     run = RunDirectory(out)
     return run.config_path.is_file() and run.config().to_toml() == toml
-
-
-if __name__ == "__main__":
-    main()

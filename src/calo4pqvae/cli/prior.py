@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from calo4pqvae.cli.choices import DeviceOption, ImageSet, MachineSampler, Start, listed
 from calo4pqvae.cli.terminal import bars, console, print_mixing, print_table
 from calo4pqvae.errors import ConfigError
 
@@ -17,15 +18,12 @@ prior_app = typer.Typer(
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")]
 RunArgument = Annotated[Path, typer.Argument(help="Run directory of a finished training.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed.")]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
-StartOption = Annotated[
-    str, typer.Option(help="Where chains begin: chains (of the training), data or coins.", show_default=True)
-]
+StartOption = Annotated[Start, typer.Option(help="Where chains begin; chains are those of the training.")]
 
 
 @prior_app.command("fetch")
 def fetch(
-    name: Annotated[str, typer.Argument(help="mnist or fashion-mnist.")],
+    name: Annotated[ImageSet, typer.Argument(help="The set of images.")],
     out: Annotated[Path, typer.Option(help="Folder for the files.")],
     base_url: Annotated[str | None, typer.Option(help="Another server with the same files.")] = None,
 ) -> None:
@@ -82,17 +80,15 @@ def sample(
     sweeps: Annotated[int | None, typer.Option(help="Sweeps; default 1000, or the shower run's own.")] = None,
     seed: SeedOption = 1,
     start: StartOption = "chains",
-    sampler: Annotated[str, typer.Option(help="gibbs, tempering or trajectory.")] = "gibbs",
+    sampler: Annotated[MachineSampler, listed(MachineSampler, "SAMPLER", "What draws the states")] = "gibbs",
     picture: Annotated[Path | None, typer.Option(help="PNG of the first states, for machines of images.")] = None,
     energies: Annotated[str | None, typer.Option(help="For a shower run: incident energies, as for generate.")] = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Draw bits from a machine, or latent bits from the prior of a shower run at incident energies."""
-    from calo4pqvae.standalone.assessment import SAMPLER_NAMES, STARTS, draw_latents, draw_states
+    from calo4pqvae.standalone.assessment import draw_latents, draw_states
     from calo4pqvae.standalone.runs import open_prior_run
 
-    _among("--start", start, STARTS)
-    _among("--sampler", sampler, SAMPLER_NAMES)
     _at_least("--sweeps", sweeps, 1)
     if energies is not None:
         drawn = draw_latents(run, energies, n, n_sweeps=sweeps, seed=seed, device=device)
@@ -104,8 +100,8 @@ def sample(
             1000 if n is None else n,
             n_sweeps=1000 if sweeps is None else sweeps,
             seed=seed,
-            start=start,  # type: ignore[arg-type]
-            sampler=sampler,  # type: ignore[arg-type]
+            start=start,
+            sampler=sampler,
         )
     if picture is not None:
         _draw(drawn, picture)
@@ -126,10 +122,9 @@ def diagnose(
 ) -> None:
     """Autocorrelation and relaxation times, R-hat and effective sizes of the chains of a machine."""
     from calo4pqvae.atomic import write_json
-    from calo4pqvae.standalone.assessment import STARTS, diagnose_run
+    from calo4pqvae.standalone.assessment import diagnose_run
     from calo4pqvae.standalone.runs import open_prior_run
 
-    _among("--start", start, STARTS)
     _at_least("--chains", chains, 1)
     _at_least("--burn-in", burn_in, 0)
     found = diagnose_run(
@@ -138,7 +133,7 @@ def diagnose(
         n_sweeps=sweeps,
         burn_in=burn_in,
         seed=seed,
-        start=start,  # type: ignore[arg-type]
+        start=start,
     )
     target = out or run / "diagnosis.json"
     write_json(target, found)
@@ -174,10 +169,9 @@ def loglik(
     """Log-likelihood by annealed importance sampling from both sides, or exactly for small machines."""
     from calo4pqvae.atomic import write_json
     from calo4pqvae.prior.bits.file import BitsFile
-    from calo4pqvae.standalone.assessment import STARTS, likelihood_of_run
+    from calo4pqvae.standalone.assessment import likelihood_of_run
     from calo4pqvae.standalone.runs import open_prior_run
 
-    _among("--start", start, STARTS)
     _at_least("--chains", chains, 2)
     _at_least("--temperatures", temperatures, 2)
     _at_least("--burn-in", burn_in, 0)
@@ -189,7 +183,7 @@ def loglik(
         n_temperatures=temperatures,
         burn_in=burn_in,
         seed=seed,
-        start=start,  # type: ignore[arg-type]
+        start=start,
         bits=given or None,
     )
     target = out or run / "loglik.json"
@@ -208,11 +202,6 @@ def loglik(
     ]
     print_table(f"seed {seed}; AIS tends to be high, reverse AIS low", rows)
     console.print(f"numbers: {target}", soft_wrap=True, highlight=False)
-
-
-def _among(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{option} '{value}' is unknown: use {', '.join(allowed)}")
 
 
 def _at_least(option: str, value: int | None, least: int) -> None:

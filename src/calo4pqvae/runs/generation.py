@@ -1,4 +1,4 @@
-r"""Generation: incident energies to latent bits to showers, streamed to disk.
+"""Generation: incident energies to showers of any model, streamed to disk.
 
 Showers are made in chunks of fixed size, each with random streams of its own, named by the seed and the chunk. The
 showers of a file are therefore a function of the model, the energies, the seed and the chunk size: they do not depend
@@ -9,72 +9,39 @@ contiguous part, and an HDF5 virtual data set reads the parts as one file.
 import atexit
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from calo4pqvae import __version__
-from calo4pqvae.config import Config
-from calo4pqvae.errors import CheckpointError, ConfigError, DataError
-from calo4pqvae.models.qvae.latent_prior import LatentPrior, build_topology, independent_baseline
-from calo4pqvae.models.qvae.vae import ShowerAutoencoder
-from calo4pqvae.prior.graph.topology import Topology
+from calo4pqvae.errors import ConfigError, DataError
+from calo4pqvae.models.model import Draws, Model, Part
+from calo4pqvae.models.refiners.refiner import part_name
+from calo4pqvae.models.refiners.registry import make_refiners
+from calo4pqvae.models.registry import find_family
 from calo4pqvae.seeds import stream
 from calo4pqvae.showers.energies import check_energies
 from calo4pqvae.showers.files import ShowerFile, ShowerWriter, write_virtual
-from calo4pqvae.workshop.data import training_grid
 from calo4pqvae.workshop.processes import process_rank
 from calo4pqvae.workshop.rundir import RunDirectory
 
-__all__ = ["BitSource", "TrainedModel", "decode_bits", "generate", "load_model", "parse_energies", "reconstruct"]
+__all__ = ["generate", "load_model", "parse_energies", "reconstruct", "stream_showers"]
 
-BitSource = Literal["boltzmann", "independent"]
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """Networks and prior of a finished run, ready to generate.
-
-    Attributes:
-        config: Settings of the run.
-        autoencoder: Encoder and decoder.
-        prior: Boltzmann machine of the latent bits.
-        baseline: Independent bits of the same means.
-        gains: Calibration of layers (3, L) for each source of bits.
-        origin: Name of the run and its graph.
-    """
-
-    config: Config
-    autoencoder: ShowerAutoencoder
-    prior: LatentPrior
-    baseline: LatentPrior
-    gains: Mapping[str, Tensor]
-    origin: str
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.prior.machine.device
-
-    def draw_bits(self, energies: Tensor, source: BitSource, n_sweeps: int, generator: Generator) -> Tensor:
-        """Latent bits (B, n_bits) at incident energies (B, 1) in MeV."""
-        if source == "independent":
-            return self.baseline.sample(energies, 1, generator)
-        return self.prior.sample(energies, n_sweeps, generator)
-
-
-def load_model(path: Path, device: str = "cpu") -> TrainedModel:
-    """Loads a run.
+def load_model(path: Path, device: str = "cpu", changes: Mapping[str, Any] | None = None) -> Model:
+    """Loads a run of any family.
 
     Args:
         path: Run directory.
         device: ``cpu``, ``cuda`` or ``auto``.
+        changes: Settings of the generation that shall differ from those of the run, by dotted names.
 
     Raises:
         CheckpointError: If the run has no trained networks or prior, or its files are damaged.
@@ -84,36 +51,14 @@ def load_model(path: Path, device: str = "cpu") -> TrainedModel:
         raise ConfigError("device 'cuda' was asked for, but no CUDA device is there: use 'cpu' or 'auto'")
     chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     run = RunDirectory.open(path)
-    config = run.config()
-    networks, _ = run.load_tensors("autoencoder")
-    stored, notes = run.load_tensors("prior")
-    try:
-        graph = {name.removeprefix("graph."): stored[name].numpy() for name in stored if name.startswith("graph.")}
-        topology = Topology.from_arrays(graph)
-        prior = LatentPrior(config, topology)
-        machine = {name.removeprefix("machine."): stored[name] for name in stored if name.startswith("machine.")}
-        prior.machine.load_state_dict(machine)
-        autoencoder = ShowerAutoencoder(config, training_grid(config), prior.level_sizes)
-        autoencoder.load_state_dict(networks)
-        baseline = independent_baseline(prior, config, stored["bit_means"])
-        gains = {source: stored[f"layer_gain.{source}"].to(chosen) for source in ("boltzmann", "independent")}
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"the weights in {path} do not fit its config.toml ({str(error).splitlines()[0]}): "
-            "restore both or train again"
-        ) from error
-    origin = f"{path.name} (graph {notes.get('graph', topology.name)})"
-    return TrainedModel(config, autoencoder.eval().to(chosen), prior.to(chosen), baseline.to(chosen), gains, origin)
-
-
-def untrained_model(config: Config) -> TrainedModel:
-    """A model with fresh weights, for timing."""
-    torch.manual_seed(config.training.seed)
-    prior = LatentPrior(config, build_topology(config))
-    prior.machine.initialise(torch.full((prior.machine.n_nodes,), 0.5), 0.1, stream(config.training.seed, "couplings"))
-    autoencoder = ShowerAutoencoder(config, training_grid(config), prior.level_sizes).eval()
-    baseline = independent_baseline(prior, config, torch.full((prior.n_bits,), 0.5))
-    return TrainedModel(config, autoencoder, prior, baseline, {}, "untrained")
+    config = run.config().replace(changes or {})
+    family = find_family(config.model.family)
+    parts = {name: Part(*run.load_tensors(name)) for name in family.parts}
+    model = family.load(config, parts, path.name, chosen)
+    refiners = make_refiners(config, model.geometry)
+    for name, refiner in refiners.items():
+        refiner.load(run.load_tensors(part_name(name))[0])
+    return replace(model, refiners=tuple(refiners.values()))
 
 
 def parse_energies(text: str, n: int | None, seed: int, energy_range: tuple[float, float]) -> Tensor:
@@ -145,13 +90,12 @@ def parse_energies(text: str, n: int | None, seed: int, energy_range: tuple[floa
 
 
 def generate(
-    model: TrainedModel,
+    model: Model,
     energies: Tensor,
     out: Path,
     *,
     seed: int,
-    source: BitSource = "boltzmann",
-    n_sweeps: int | None = None,
+    source: str | None = None,
     progress: Progress | None = None,
 ) -> float:
     """Generates showers into a CaloChallenge file.
@@ -161,70 +105,32 @@ def generate(
         energies: Incident energies (n, 1) in MeV.
         out: File to write; under torchrun, each process writes ``out.part-R-of-P.hdf5`` beside it.
         seed: Seed of everything random.
-        source: Prior of the bits: the Boltzmann machine or the baseline of independent bits.
-        n_sweeps: Block Gibbs sweeps a chunk; default: the configuration's.
+        source: Where the showers come from, one of the model's sources; default: the first.
         progress: Called with showers done and to do (of this process).
 
     Returns:
         Showers per second, of all processes together.
 
     Raises:
+        ConfigError: If the model has no such source.
         DataError: If an energy is out of range.
         OutputError: If the file cannot be written; what stood there before is untouched.
     """
-    sweeps = n_sweeps or model.config.generation.n_sweeps
-
-    def bits_of(chunk: int, part: Tensor) -> Tensor:
-        return model.draw_bits(part, source, sweeps, stream(seed, "bits", chunk, device=model.device))
-
-    kernel = model.prior.sampler.choose(min(len(energies), model.config.generation.chunk), model.prior.clamped)
-    attributes = _attributes(model, seed) | {"prior": source, "n_sweeps": sweeps, "sampling_kernel": str(kernel)}
-    return _stream_showers(model, energies, out, bits_of, seed, attributes, progress, model.gains.get(source))
-
-
-def decode_bits(
-    model: TrainedModel,
-    energies: Tensor,
-    bits: Tensor,
-    out: Path,
-    *,
-    seed: int,
-    attributes: Mapping[str, str | int | float],
-    progress: Progress | None = None,
-) -> float:
-    """Decodes bits of the Boltzmann machine that were drawn elsewhere, on an annealer for example, into a shower file.
-
-    Args:
-        model: The model.
-        energies: Incident energies (n, 1) in MeV.
-        bits: Latent bits (n, n_bits).
-        out: File to write.
-        seed: Seed of the decoder's draws.
-        attributes: What the file shall say of the bits.
-        progress: Called with showers done and to do.
-
-    Returns:
-        Showers per second.
-
-    Raises:
-        DataError: If there are not as many bits as energies, or the bits are those of another machine.
-        OutputError: If the file cannot be written; what stood there before is untouched.
-    """
-    if bits.shape != (len(energies), model.prior.n_bits):
-        raise DataError(
-            f"bits of shape {tuple(bits.shape)} for {len(energies)} showers of {model.prior.n_bits} bits: give one "
-            "row a shower"
-        )
-    size = model.config.generation.chunk
-
-    def bits_of(chunk: int, part: Tensor) -> Tensor:
-        return bits[chunk * size : chunk * size + len(part)].to(model.device)
-
-    told = _attributes(model, seed) | dict(attributes)
-    return _stream_showers(model, energies, out, bits_of, seed, told, progress, model.gains.get("boltzmann"))
+    name = source or next(iter(model.sources))
+    model.random_source(name)
+    attributes = model.attributes(name, len(energies))
+    return stream_showers(
+        model,
+        energies,
+        out,
+        lambda part, draws: model.generate(part, name, draws),
+        seed=seed,
+        attributes=attributes,
+        progress=progress,
+    )
 
 
-def reconstruct(model: TrainedModel, showers: Path, out: Path, *, seed: int, progress: Progress | None = None) -> float:
+def reconstruct(model: Model, showers: Path, out: Path, *, seed: int, progress: Progress | None = None) -> float:
     """Encodes the showers of a file and decodes their posterior bits into another file.
 
     Args:
@@ -238,38 +144,56 @@ def reconstruct(model: TrainedModel, showers: Path, out: Path, *, seed: int, pro
         Showers per second.
 
     Raises:
+        ConfigError: If the model has no encoder.
         DataError: If the showers do not fit the model.
         OutputError: If the file cannot be written.
     """
-    with ShowerFile(showers, model.autoencoder.geometry) as file:
+    name = next((key for key, source in model.sources.items() if source.from_showers), None)
+    if name is None:
+        raise ConfigError(f"{model.origin} has no encoder: showers cannot be reconstructed, use generate")
+    with ShowerFile(showers, model.geometry) as file:
         energies = torch.from_numpy(file.incident_energies().astype(np.float32))
         check_energies(energies, model.config.data.energy_min_mev, model.config.data.energy_max_mev)
         size = model.config.generation.chunk
 
-        def bits_of(chunk: int, part: Tensor) -> Tensor:
-            start = chunk * size
+        def decoded(part: Tensor, draws: Draws) -> Tensor:
+            start = draws.chunk * size
             voxels = file.read(start, start + len(part))
             if not np.isfinite(voxels).all():
                 raise DataError(f"{showers} holds NaN or infinity: see `calo4pqvae data validate`")
-            true = torch.from_numpy(voxels).to(model.device)
-            noise = torch.rand(len(part), model.prior.n_bits, generator=stream(seed, "posterior", chunk))
-            with torch.no_grad():
-                return model.autoencoder.encode(true, part, noise.to(model.device)).bits
+            return model.reconstruct(torch.from_numpy(voxels).to(model.device), part, draws)
 
-        attributes = _attributes(model, seed) | {"prior": "posterior bits (reconstruction)"}
-        return _stream_showers(model, energies, out, bits_of, seed, attributes, progress)
+        attributes = model.attributes(name, len(energies))
+        return stream_showers(model, energies, out, decoded, seed=seed, attributes=attributes, progress=progress)
 
 
-def _stream_showers(
-    model: TrainedModel,
+def stream_showers(
+    model: Model,
     energies: Tensor,
     out: Path,
-    bits_of: Callable[[int, Tensor], Tensor],
+    showers_of: Callable[[Tensor, Draws], Tensor],
+    *,
     seed: int,
     attributes: Mapping[str, str | int | float],
-    progress: Progress | None,
-    layer_gain: Tensor | None = None,
+    progress: Progress | None = None,
 ) -> float:
+    """Writes showers chunk by chunk, whatever makes them.
+
+    Args:
+        model: The model that the file names.
+        energies: Incident energies (n, 1) in MeV.
+        out: File to write; one part a process under torchrun.
+        showers_of: Showers (B, V) of a chunk of incident energies (B, 1), from its random streams.
+        seed: Seed of the streams.
+        attributes: What the file shall say beside model, seed and versions.
+        progress: Called with showers done and to do (of this process).
+
+    Returns:
+        Showers per second, of all processes together.
+
+    Raises:
+        OutputError: If the file cannot be written; what stood there before is untouched.
+    """
     rank, n_processes = process_rank()
     size = model.config.generation.chunk
     n_chunks = -(-len(energies) // size)
@@ -277,11 +201,13 @@ def _stream_showers(
     parts = [out] if n_processes == 1 else _part_names(out, n_processes)
     total = len(energies[first * size : last * size])
     started, done = time.perf_counter(), 0
-    with ShowerWriter(parts[rank], model.autoencoder.geometry.n_voxels, attributes, expected=total) as writer:
+    told = _attributes(model, seed) | dict(attributes)
+    with ShowerWriter(parts[rank], model.geometry.n_voxels, told, expected=total) as writer:
         for chunk in range(first, last):
             part = energies[chunk * size : (chunk + 1) * size].to(model.device)
-            drawing = stream(seed, "decode", chunk, device=model.device)
-            showers = model.autoencoder.decode(bits_of(chunk, part), part, drawing, layer_gain)
+            showers = showers_of(part, Draws(seed, chunk, model.device))
+            for refiner in model.refiners:
+                showers = refiner.refine(showers, part)
             writer.append(part.cpu().numpy(), showers.cpu().numpy())
             done += len(part)
             if progress is not None:
@@ -306,7 +232,7 @@ def _part_names(out: Path, n_processes: int) -> list[Path]:
     return [out.with_name(f"{out.stem}.part-{rank}-of-{n_processes}{out.suffix}") for rank in range(n_processes)]
 
 
-def _attributes(model: TrainedModel, seed: int) -> dict[str, str | int | float]:
+def _attributes(model: Model, seed: int) -> dict[str, str | int | float]:
     return {
         "generator": f"calo4pqvae {__version__} (a generative model, not Geant4)",
         "model": model.origin,

@@ -1,18 +1,16 @@
 """The report of a run: its showers beside held-out Geant4 ones that it never saw.
 
-Three samples are compared with the held-out file: showers generated with the Boltzmann prior, showers generated with
-the same decoder from independent bits (what the couplings are worth), and the held-out showers encoded and decoded
-again (what the decoder alone can do).
+Each source of the model's showers is compared with the held-out file. For a variational autoencoder with a Boltzmann
+prior these are showers generated with that prior, showers generated with the same decoder from independent bits (what
+the couplings are worth), and the held-out showers encoded and decoded again (what the decoder alone can do).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from calo4pqvae.errors import CheckpointError, ConfigError
@@ -20,20 +18,13 @@ from calo4pqvae.evaluation.compare import EvaluationResult, evaluate_files
 from calo4pqvae.evaluation.features.showers import EnergyBins
 from calo4pqvae.evaluation.pages.report import ReportExtras
 from calo4pqvae.evaluation.settings import RefereeSettings
-from calo4pqvae.runs.generation import TrainedModel, generate, load_model, parse_energies, reconstruct
-from calo4pqvae.seeds import stream
-from calo4pqvae.showers.files import ShowerFile
+from calo4pqvae.models.model import Model
+from calo4pqvae.models.registry import find_family
+from calo4pqvae.runs.generation import generate, load_model, parse_energies, reconstruct
 from calo4pqvae.workshop.data import resolve_file
 from calo4pqvae.workshop.rundir import RunDirectory
 
-__all__ = ["SAMPLES", "LatentStates", "RunReport", "generated_files", "latent_states", "report_run"]
-
-SAMPLES = {
-    "boltzmann": "Boltzmann prior",
-    "independent": "independent bits",
-    "reconstruction": "posterior bits",
-}
-"""Names of the samples as the report shows them."""
+__all__ = ["RunReport", "generated_files", "report_run"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -46,7 +37,7 @@ class RunReport:
         evaluation: Scores, page and JSON.
         information: Mean and standard error, in nats, of ln 2 a bit minus the posterior entropy; None if the
             run has exported no posterior bits.
-        showers_per_second: Rate of generation with the Boltzmann prior.
+        showers_per_second: Rate of generation from the first source.
     """
 
     evaluation: EvaluationResult
@@ -75,20 +66,8 @@ def report_run(path: Path, *, n_generated: int, seed: int, device: str = "cpu", 
     data = model.config.data
     spec = f"{data.energy_min_mev}:{data.energy_max_mev}:log"
     energies = parse_energies(spec, n_generated, seed, (data.energy_min_mev, data.energy_max_mev))
-    files = {name: path / f"{kind}.hdf5" for kind, name in SAMPLES.items()}
-
-    def tell(name: str) -> Callable[[int, int], None]:
-        return lambda done, total: progress(name, done, total)
-
-    rate = 0.0
-    for kind in ("boltzmann", "independent"):
-        name = SAMPLES[kind]
-        source = "independent" if kind == "independent" else "boltzmann"
-        speed = generate(model, energies, files[name], seed=seed, source=source, progress=tell(name))  # type: ignore[arg-type]
-        rate = speed if kind == "boltzmann" else rate
-    name = SAMPLES["reconstruction"]
-    reconstruct(model, heldout, files[name], seed=seed, progress=tell(name))
-    latent = latent_states(model, heldout, seed)
+    files, rate = _samples(model, path, energies, heldout, seed, progress)
+    latent = model.latent_states(heldout, seed)
     extras = ReportExtras(
         title=f"Calo4pQVAE: generated showers against Geant4 ({path.name})",
         data_note=origin,
@@ -102,7 +81,7 @@ def report_run(path: Path, *, n_generated: int, seed: int, device: str = "cpu", 
     evaluation = evaluate_files(
         heldout,
         files,
-        model.autoencoder.geometry,
+        model.geometry,
         path,
         extras=extras,
         bins=bins,
@@ -131,7 +110,9 @@ def generated_files(entries: Sequence[Path]) -> dict[str, Path]:
     for entry in entries:
         name, path = entry.stem, entry
         if entry.is_dir():
-            name, path = entry.resolve().name, RunDirectory.open(entry).path / "boltzmann.hdf5"
+            run = RunDirectory.open(entry)
+            source = next(iter(find_family(run.config().model.family).sources))
+            name, path = entry.resolve().name, run.path / f"{source}.hdf5"
             if not path.is_file():
                 raise CheckpointError(f"{entry} has no generated showers yet; run `calo4pqvae report {entry}` first")
         if name in files:
@@ -140,49 +121,19 @@ def generated_files(entries: Sequence[Path]) -> dict[str, Path]:
     return files
 
 
-@dataclass(frozen=True)
-class LatentStates:
-    """Latent bits of held-out showers and of the priors at the same incident energies.
-
-    Attributes:
-        bits: Bits (N, n_bits) by source, "encoded" first.
-        energies: Energies (N,) in nats, under the Boltzmann prior, of encoded and of sampled bits.
-    """
-
-    bits: Mapping[str, NDArray[np.uint8]]
-    energies: Mapping[str, NDArray[np.float64]]
-
-
-def latent_states(model: TrainedModel, showers: Path, seed: int) -> LatentStates:
-    """Encodes a file of showers, and draws bits from the priors at its incident energies.
-
-    Args:
-        model: Networks and prior.
-        showers: Shower file.
-        seed: Seed of the encoder's noise and of the draws.
-    """
-    size, n_sweeps = model.config.generation.chunk, model.config.generation.n_sweeps
-    bits: dict[str, list[Tensor]] = {"encoded": [], SAMPLES["boltzmann"]: [], SAMPLES["independent"]: []}
-    encoded, sampled = [], []
-    with ShowerFile(showers, model.autoencoder.geometry) as file, torch.no_grad():
-        for chunk, (energies, voxels) in enumerate(file.chunks(size)):
-            incident = torch.from_numpy(energies.astype(np.float32)).to(model.device)
-            noise = torch.rand(len(incident), model.prior.n_bits, generator=stream(seed, "latent noise", chunk))
-            true = torch.from_numpy(voxels).to(model.device)
-            bits["encoded"].append(model.autoencoder.encode(true, incident, noise.to(model.device)).bits)
-            drawing = stream(seed, "latent bits", chunk, device=model.device)
-            bits[SAMPLES["boltzmann"]].append(model.draw_bits(incident, "boltzmann", n_sweeps, drawing))
-            drawing = stream(seed, "independent latent bits", chunk, device=model.device)
-            bits[SAMPLES["independent"]].append(model.draw_bits(incident, "independent", n_sweeps, drawing))
-            encoded.append(model.prior.energy(bits["encoded"][-1], incident))
-            sampled.append(model.prior.energy(bits[SAMPLES["boltzmann"]][-1], incident))
-    return LatentStates(
-        bits={name: torch.cat(parts).to(torch.uint8).cpu().numpy() for name, parts in bits.items()},
-        energies={
-            "encoded": torch.cat(encoded).double().cpu().numpy(),
-            "sampled": torch.cat(sampled).double().cpu().numpy(),
-        },
-    )
+def _samples(
+    model: Model, path: Path, energies: Tensor, heldout: Path, seed: int, progress: Progress
+) -> tuple[dict[str, Path], float]:
+    """Files of showers of all sources by title, and the rate of the first in showers per second."""
+    files, rates = {}, []
+    for name, source in model.sources.items():
+        out = files[source.title] = path / f"{name}.hdf5"
+        tell = partial(progress, source.title)
+        if source.from_showers:
+            rates.append(reconstruct(model, heldout, out, seed=seed, progress=tell))
+        else:
+            rates.append(generate(model, energies, out, seed=seed, source=name, progress=tell))
+    return files, rates[0]
 
 
 def _information(run: RunDirectory) -> tuple[float, float] | None:

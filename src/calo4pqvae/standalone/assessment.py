@@ -11,13 +11,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from calo4pqvae.errors import CheckpointError, ConfigError
+from calo4pqvae.models.qvae.trained import as_qvae
 from calo4pqvae.prior.bits.file import BitsFile
 from calo4pqvae.prior.estimates.chain_diagnosis import chain_diagnosis
 from calo4pqvae.prior.estimates.likelihood import LogLikelihood, log_likelihood
@@ -34,8 +35,6 @@ from calo4pqvae.seeds import derive_seed, stream
 from calo4pqvae.standalone.runs import PriorRun, load_bits
 
 __all__ = [
-    "SAMPLER_NAMES",
-    "STARTS",
     "SamplerName",
     "Start",
     "diagnose_run",
@@ -46,9 +45,6 @@ __all__ = [
 
 Start = Literal["chains", "data", "coins"]
 SamplerName = Literal["gibbs", "tempering", "trajectory"]
-STARTS: tuple[str, ...] = get_args(Start)
-SAMPLER_NAMES: tuple[str, ...] = get_args(SamplerName)
-
 _N_LEVELS = 12  # temperatures of a tuned ladder
 _N_PILOTS = 64  # chains that tune a ladder or choose saved machines
 
@@ -115,7 +111,7 @@ def draw_latents(path: Path, energies: str, n: int | None, *, n_sweeps: int | No
         CheckpointError: If the run is not finished.
         DataError: If an energy is out of range.
     """
-    model = load_model(path, device)
+    model = as_qvae(load_model(path, device))
     limits = (model.config.data.energy_min_mev, model.config.data.energy_max_mev)
     incident = parse_energies(energies, n, seed, limits)
     generator = stream(seed, "states", device=model.device)

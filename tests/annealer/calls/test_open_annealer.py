@@ -94,4 +94,4 @@ def test_the_client_is_imported_in_one_place_inside_a_function() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.startswith(("dwave.system", "dwave.cloud", "dwave.embedding")) for name in names):
                 users[path.name] = id(node) in inside
-    assert users == {"device.py": True}
+    assert users == {"annealer.py": True}

@@ -19,7 +19,8 @@ from calo4pqvae.evaluation.features.highlevel import (
     highlevel_features,
 )
 from calo4pqvae.evaluation.features.showers import file_features
-from calo4pqvae.runs.generation import generate, parse_energies, untrained_model
+from calo4pqvae.models.qvae.family import untrained_model
+from calo4pqvae.runs.generation import generate, parse_energies
 from calo4pqvae.showers.bundled import bundled_path
 from calo4pqvae.showers.files import ShowerWriter
 from calo4pqvae.showers.geometry import GEOMETRIES, Geometry, LayerGeometry, geometry

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from calo4pqvae.models.qvae.acceptance import TOLERANCE, Quality, compare_showers, is_accepted
+from calo4pqvae.models.qvae.acceptance import TOLERANCE, Quality, QualitySums, is_accepted
 from calo4pqvae.showers.geometry import Geometry
 
 GRID = Geometry.regular("four", 2, 2, 1, 10.0, threshold_mev=1.0)
@@ -13,8 +13,11 @@ TRUE = torch.tensor([[10.0, 0.0, 20.0, 10.0], [5.0, 5.0, 0.0, 10.0]])
 ENERGIES = torch.tensor([[100.0], [40.0]])
 
 
-def compared(decoded: Tensor) -> Quality:
-    return compare_showers(TRUE, decoded, ENERGIES, GRID)
+def compared(decoded: Tensor, true: Tensor = TRUE, chunk: int = 2) -> Quality:
+    sums = QualitySums(GRID)
+    for parts in zip(*(torch.split(rows, chunk) for rows in (true, decoded, ENERGIES)), strict=True):
+        sums.add(*parts)
+    return sums.quality()
 
 
 def test_equal_showers_do_not_deviate() -> None:
@@ -45,7 +48,16 @@ def test_deviations_are_those_of_a_sum_by_hand() -> None:
 def test_true_voxels_below_threshold_do_not_count() -> None:
     true = TRUE.clone()
     true[0, 1] = 0.9
-    assert compare_showers(true, TRUE, ENERGIES, GRID).score == 0
+    assert compared(TRUE, true).score == 0
+
+
+def test_chunks_make_no_difference_and_no_shower_is_kept() -> None:
+    decoded = torch.tensor([[10.0, 2.0, 20.0, 10.0], [4.0, 4.0, 4.0, 6.0]])
+    assert compared(decoded, chunk=1) == compared(decoded, chunk=2)
+    sums = QualitySums(GRID)
+    sums.add(TRUE, decoded, ENERGIES)
+    held = [value.numel() for value in vars(sums).values() if isinstance(value, Tensor)]
+    assert max(held) <= 2 * GRID.n_layers
 
 
 def test_a_checkpoint_is_accepted_unless_clearly_worse() -> None:

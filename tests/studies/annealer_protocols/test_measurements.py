@@ -14,7 +14,8 @@ from calo4pqvae.annealer.protocols.named import BeforeEach, Once, SameReads
 from calo4pqvae.annealer.protocols.run import BetaRecord, ProtocolResult
 from calo4pqvae.config import load_config
 from calo4pqvae.errors import ConfigError
-from calo4pqvae.runs.generation import TrainedModel, untrained_model
+from calo4pqvae.models.qvae.family import untrained_model
+from calo4pqvae.models.qvae.trained import TrainedModel
 from calo4pqvae.studies.annealer_protocols.machines import StudyMachine
 from calo4pqvae.studies.annealer_protocols.measurements import (
     Geant4,

@@ -12,7 +12,8 @@ import calo4pqvae.studies.variants.study as variants
 from calo4pqvae.config import Config
 from calo4pqvae.errors import ConfigError
 from calo4pqvae.models.qvae.cylinder import LinearAttention
-from calo4pqvae.runs.generation import TrainedModel, load_model
+from calo4pqvae.models.qvae.trained import TrainedModel, as_qvae
+from calo4pqvae.runs.generation import load_model
 from calo4pqvae.showers.geometry import geometry
 from calo4pqvae.studies.frame.study import silent
 from calo4pqvae.studies.frame.trained import finished_run
@@ -43,7 +44,7 @@ def runs(base: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 
 @pytest.fixture(scope="module")
 def models(runs: dict[str, Path]) -> dict[str, TrainedModel]:
-    return {name: load_model(path) for name, path in runs.items()}
+    return {name: as_qvae(load_model(path)) for name, path in runs.items()}
 
 
 def crosses_the_seam(model: TrainedModel) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor
 from calo4pqvae.showers.geometry import Geometry
 from calo4pqvae.showers.transforms import LayerSplit, apply_threshold
 
-__all__ = ["TOLERANCE", "Quality", "compare_showers", "is_accepted"]
+__all__ = ["TOLERANCE", "Quality", "QualitySums", "is_accepted"]
 
 TOLERANCE = 1.5
 
@@ -43,18 +43,37 @@ class Quality:
         return {**asdict(self), "score": self.score}
 
 
-def compare_showers(true: Tensor, decoded: Tensor, incident_energies: Tensor, geometry: Geometry) -> Quality:
-    """Compares decoded showers (B, V) with true ones (B, V) of the same incident energies (B, 1), in MeV."""
-    split = LayerSplit(geometry)
-    reference = apply_threshold(true, geometry.threshold_mev)
-    before, after = (split.forward(showers, incident_energies) for showers in (reference, decoded))
-    profile, drawn = before.layer_fractions.mean(0), after.layer_fractions.mean(0)
-    hits = (reference > 0).sum()
-    return Quality(
-        response=float(after.response.mean() / before.response.mean() - 1),
-        occupancy=float((decoded > 0).sum() / hits - 1),
-        profile=float(torch.sqrt(((drawn - profile) ** 2).mean()) / profile.max()),
-    )
+class QualitySums:
+    """Compares decoded showers with true ones chunk by chunk, and keeps sums only.
+
+    Args:
+        geometry: The grid of both.
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        self._split, self._threshold = LayerSplit(geometry), geometry.threshold_mev
+        self._responses = torch.zeros(2, dtype=torch.float64)
+        self._hits = torch.zeros(2, dtype=torch.float64)
+        self._profiles = torch.zeros(2, geometry.n_layers, dtype=torch.float64)
+        self._n = 0
+
+    def add(self, true: Tensor, decoded: Tensor, incident_energies: Tensor) -> None:
+        """Takes true and decoded showers (B, V) of the same incident energies (B, 1), all in MeV."""
+        for index, showers in enumerate((apply_threshold(true, self._threshold), decoded)):
+            parts = self._split.forward(showers, incident_energies)
+            self._responses[index] += parts.response.double().sum()
+            self._hits[index] += (showers > 0).sum()
+            self._profiles[index] += parts.layer_fractions.double().sum(0)
+        self._n += len(true)
+
+    def quality(self) -> Quality:
+        """Deviations of all decoded showers so far."""
+        profile, drawn = self._profiles / self._n
+        return Quality(
+            response=float(self._responses[1] / self._responses[0] - 1),
+            occupancy=float(self._hits[1] / self._hits[0] - 1),
+            profile=float(torch.sqrt(((drawn - profile) ** 2).mean()) / profile.max()),
+        )
 
 
 def is_accepted(quality: Quality, best: float | None) -> bool:

@@ -33,7 +33,7 @@ from calo4pqvae.errors import AnnealerError, ConfigError
 from calo4pqvae.evaluation.features.highlevel import feature_names, feature_vector, highlevel_features
 from calo4pqvae.evaluation.metrics.frechet import feature_contributions
 from calo4pqvae.models.qvae.latent_prior import LatentPrior
-from calo4pqvae.runs.generation import TrainedModel
+from calo4pqvae.models.qvae.trained import TrainedModel
 from calo4pqvae.seeds import derive_seed, stream
 from calo4pqvae.showers.files import ShowerFile
 from calo4pqvae.studies.annealer_protocols.machines import StudyMachine

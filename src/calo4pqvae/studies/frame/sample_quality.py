@@ -29,8 +29,8 @@ from calo4pqvae.evaluation.metrics.kernel_distance import KernelSettings, kpd
 from calo4pqvae.evaluation.metrics.separation import separation_powers
 from calo4pqvae.evaluation.metrics.targets import check_targets
 from calo4pqvae.models.qvae.latent_prior import LatentPrior
+from calo4pqvae.models.qvae.trained import TrainedModel
 from calo4pqvae.prior.learning.diagnostics import WatchReport, watch
-from calo4pqvae.runs.generation import TrainedModel
 from calo4pqvae.seeds import derive_seed, stream
 from calo4pqvae.showers.files import ShowerFile
 from calo4pqvae.workshop.data import resolve_file, training_grid

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from calo4pqvae.config import Config, load_config
 from calo4pqvae.errors import CheckpointError
+from calo4pqvae.models.qvae.trained import TrainedModel, as_qvae
 from calo4pqvae.prior.machine import BoltzmannMachine
-from calo4pqvae.runs.generation import TrainedModel, load_model
+from calo4pqvae.runs.generation import load_model
 from calo4pqvae.runs.training import train
 from calo4pqvae.standalone.runs import load_bits
 from calo4pqvae.standalone.settings import PriorRunConfig
@@ -169,7 +170,7 @@ def shower_prior(path: Path) -> ShowerPrior:
     try:
         return ShowerPrior(
             path=path,
-            model=load_model(path),
+            model=as_qvae(load_model(path)),
             bits=posterior["bits"].float(),
             incident_energies=posterior["energies"],
             validation_bits=posterior["validation_bits"].float(),

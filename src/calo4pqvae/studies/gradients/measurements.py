@@ -29,9 +29,10 @@ from calo4pqvae.config import Config
 from calo4pqvae.errors import DivergenceError
 from calo4pqvae.evaluation.metrics.estimate import Estimate
 from calo4pqvae.models.qvae.latent_prior import LatentPrior
+from calo4pqvae.models.qvae.trained import TrainedModel, as_qvae
 from calo4pqvae.prior.learning.gradients import GradientForm
 from calo4pqvae.prior.learning.learner import LearningSettings, PriorLearner
-from calo4pqvae.runs.generation import TrainedModel, load_model
+from calo4pqvae.runs.generation import load_model
 from calo4pqvae.seeds import stream
 from calo4pqvae.studies.frame.sample_quality import Judge, Quality, compare_machine
 from calo4pqvae.studies.frame.study import Progress
@@ -170,7 +171,7 @@ def learn_alone(source: ShowerPrior, arm: Arm, budget: Budget, judge: Judge, see
             return Outcome("alone", arm.name, seed, f"energies not finite at update {update}", course=tuple(course))
         if update % every == 0:
             course.append((update, report.energy_gap))
-    learned = TrainedModel(config, model.autoencoder, prior, model.baseline, {}, arm.name)
+    learned = TrainedModel(config, arm.name, model.autoencoder, prior, model.baseline, {})
     return _judged("alone", arm.name, seed, learned, source.bits, source.incident_energies, start, judge, tuple(course))
 
 
@@ -196,7 +197,7 @@ def learn_jointly(config: Config, path: Path, arm: Arm, budget: Budget, judge: J
         finished_run(own, path, f"joint, {arm.name}", progress)
     except DivergenceError as error:
         return Outcome("joint", arm.name, seed, str(error))
-    model = load_model(path)
+    model = as_qvae(load_model(path))
     posterior, _ = RunDirectory.open(path).load_tensors("posterior")
     first = LatentPrior(own, model.prior.topology).machine
     first.initialise(torch.full((first.n_nodes,), 0.5), own.prior.coupling_std, stream(seed, "couplings"))

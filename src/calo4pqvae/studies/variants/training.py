@@ -19,6 +19,7 @@ from torch import Tensor
 from calo4pqvae.config import Config
 from calo4pqvae.errors import DivergenceError
 from calo4pqvae.evaluation.metrics.estimate import Estimate
+from calo4pqvae.models.qvae.trained import as_qvae
 from calo4pqvae.runs.generation import load_model
 from calo4pqvae.seeds import stream
 from calo4pqvae.showers.geometry import Geometry
@@ -155,7 +156,7 @@ def train_variant(config: Config, path: Path, name: str, judge: Judge, progress:
         finished_run(config, path, name, progress)
     except DivergenceError as error:
         return Trained(name, seed, str(error))
-    run, model = RunDirectory.open(path), load_model(path, config.training.device)
+    run, model = RunDirectory.open(path), as_qvae(load_model(path, config.training.device))
     prior, n_sweeps = model.prior, config.generation.n_sweeps
     posterior, _ = run.load_tensors("posterior")
     bits, energies = (posterior[key][:_WATCHED].to(model.device) for key in ("bits", "energies"))

@@ -1,0 +1,8 @@
+"""``python -m calo4pqvae`` is the command ``calo4pqvae``; so ``torchrun -m calo4pqvae`` is, too."""
+
+from calo4pqvae.cli.main import main
+
+__all__: list[str] = []
+
+if __name__ == "__main__":
+    main()

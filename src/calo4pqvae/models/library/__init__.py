@@ -1,0 +1,1 @@
+"""The family of shower libraries: frozen showers, drawn again."""

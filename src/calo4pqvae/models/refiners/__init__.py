@@ -1,0 +1,1 @@
+"""Refiners: showers to showers, after any family."""
