@@ -65,7 +65,7 @@ PLACES = {
     "numba": ("prior/kernels/", "models/qvae/cascade/kernels/"),
     "llvmlite": ("prior/kernels/",),
     "triton": ("prior/kernels/",),
-    "sklearn": ("evaluation/classifiers/training.py",),
+    "sklearn": ("evaluation/classifiers/",),
     "matplotlib": ("evaluation/", "annealed/", "standalone/bit_images.py", "studies/"),
     "mplhep": ("evaluation/",),
     "lightning_fabric": ("workshop/processes.py", "workshop/bench.py"),

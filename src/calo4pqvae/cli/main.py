@@ -359,7 +359,7 @@ def _evaluate(
 ) -> None:
     from calo4pqvae.evaluation.compare import evaluate_files
     from calo4pqvae.evaluation.pages.report import ReportExtras
-    from calo4pqvae.evaluation.referee import ALL_GROUPS, DEFAULT_GROUPS, RefereeSettings
+    from calo4pqvae.evaluation.settings import ALL_GROUPS, DEFAULT_GROUPS, RefereeSettings
     from calo4pqvae.runs.report import generated_files
     from calo4pqvae.showers.geometry import geometry
     from calo4pqvae.workshop.data import resolve_file
@@ -368,7 +368,7 @@ def _evaluate(
     groups = {"default": DEFAULT_GROUPS, "all": ALL_GROUPS}.get(metrics, tuple(metrics.split(",")))
     settings = RefereeSettings(
         groups=groups,
-        classifiers=classifiers,  # type: ignore[arg-type]
+        classifiers=classifiers,
         seed=seed,
         is_official=official,
         device=device,
@@ -382,9 +382,8 @@ def _evaluate(
             geometry(dataset),
             out,
             extras=ReportExtras(data_note=origin) if reference == "bundled" else None,
-            referee=settings,
+            settings=settings,
             context={"command": shlex.join(["calo4pqvae", *words])},
-            seed=seed,
             progress=lambda *step: bars.show(*step),
         )
     _print_result(result, None)

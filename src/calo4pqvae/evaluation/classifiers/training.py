@@ -59,7 +59,6 @@ __all__ = [
     "ClassifierRun",
     "ClassifierSettings",
     "TrainedClassifier",
-    "auc_shift",
     "classifier_settings",
     "classify",
     "combine_runs",
@@ -211,6 +210,15 @@ class ClassifierResult:
         """Seeds of the runs."""
         return tuple(run.seed for run in self.runs)
 
+    @property
+    def error_kind(self) -> str:
+        """What the error of the AUC is."""
+        return "spread over trainings or DeLong, the larger"
+
+    def row_settings(self) -> dict[str, object]:
+        """What a table says beside the AUC."""
+        return {"form": self.form, "jsd_bits": self.jsd.value, "trainings": len(self.runs)}
+
     def to_dict(self) -> dict[str, object]:
         """All numbers as plain data."""
         return {
@@ -303,17 +311,6 @@ def combine_runs(runs: Sequence[ClassifierRun], warnings: tuple[str, ...] = ()) 
     return ClassifierResult(
         runs[0].settings, tuple(runs), _mean([run.auc for run in runs]), _mean([run.jsd for run in runs]), warnings
     )
-
-
-def auc_shift(first: ClassifierResult, second: ClassifierResult) -> Estimate:
-    """AUC of ``first`` less AUC of ``second``, errors in quadrature, as for independent generated samples.
-
-    Raises:
-        ConfigError: If the classifiers have different settings, such as a quick and a full one.
-    """
-    _check_alike([first.settings, second.settings])
-    error = float(np.hypot(first.auc.error, second.auc.error))
-    return Estimate(first.auc.value - second.auc.value, error, min(first.auc.n, second.auc.n))
 
 
 def train_classifier(
