@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from calo4pqvae.errors import ConfigError
 
 __all__ = [
+    "CascadeConfig",
     "ConditionConfig",
     "Config",
     "DataConfig",
@@ -129,8 +130,11 @@ class EncoderConfig(Section):
 
 
 class DecoderConfig(Section):
-    """Sizes and choices of the decoder."""
+    """Sizes and choices of the decoder; sizes are those of the factorised law."""
 
+    kind: Literal["factorised", "cascade"] = Field(
+        "factorised", description="law of the voxels; 'cascade' has the settings of the section of its name"
+    )
     base_channels: int = Field(16, gt=0)
     channels: int = Field(32, gt=0)
     hidden: int = Field(256, gt=0)
@@ -141,6 +145,20 @@ class DecoderConfig(Section):
     attention: bool = Field(False, description="linear attention in the voxel trunk")
     mask: bool = Field(True, description="train the activation on true hits only")
     periodic: bool = Field(True, description="False: zero padding in angle and radius, as older decoders")
+
+
+class CascadeConfig(Section):
+    """The splitting cascade, and how it is learned."""
+
+    hidden: int = Field(64, gt=0, description="width of the network of a turn")
+    components: int = Field(5, ge=1, le=20, description="logistic components of a split")
+    spectra: int = Field(3, ge=1, le=20, description="learned spectra of absolute energies")
+    steps: int = Field(20000, gt=0)
+    batch_size: int = Field(12, gt=0, description="showers of a step")
+    learning_rate: float = Field(4e-3, gt=0)
+    gradient_clip: float = Field(1500.0, gt=0)
+    averaging: float = Field(0.998, ge=0, lt=1, description="memory of the average of weights that is kept")
+    checkpoint_every: int = Field(200, gt=0, description="steps between checkpoints")
 
 
 class PriorConfig(Section):
@@ -249,6 +267,7 @@ class Config(Section):
     latent: LatentConfig = LatentConfig()
     encoder: EncoderConfig = EncoderConfig()
     decoder: DecoderConfig = DecoderConfig()
+    cascade: CascadeConfig = CascadeConfig()
     prior: PriorConfig = PriorConfig()
     training: TrainingConfig = TrainingConfig()
     generation: GenerationConfig = GenerationConfig()

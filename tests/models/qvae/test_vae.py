@@ -349,7 +349,7 @@ def test_starting_values_come_from_the_showers(grid: Geometry, sample: Sample) -
     view = autoencoder.observables(sample[0][:64], sample[1][:64])
     bits = (noise(64) < 0.5).float()
     with torch.no_grad():
-        logits = autoencoder._hit_map(bits, view).logits
+        logits = autoencoder.voxel_head.of_view(autoencoder.encoder.read(bits), view).logits
     expected = (sample[0] > 0).float().view(-1, *grid.grid_shape).mean((0, 2))
     found = torch.sigmoid(logits).view(-1, *grid.grid_shape).mean((0, 2))
     torch.testing.assert_close(found, expected, rtol=0, atol=0.01)

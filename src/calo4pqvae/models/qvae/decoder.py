@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional
 
 from calo4pqvae.config import DecoderConfig
 from calo4pqvae.models.qvae.cylinder import CylindricalConv3d, CylindricalUpsample, LinearAttention
@@ -27,6 +28,8 @@ from calo4pqvae.models.qvae.encoder import EnergyEmbedding, multilayer
 from calo4pqvae.models.qvae.grid import GridPlan
 from calo4pqvae.models.qvae.layer_noise import LayerNoise
 from calo4pqvae.models.qvae.likelihood import LogisticMixture
+from calo4pqvae.models.qvae.observables import Observables, ShowerView
+from calo4pqvae.showers.transforms import apply_threshold
 
 __all__ = ["HitMap", "LayerHead", "LayerLaw", "VoxelHead"]
 
@@ -94,7 +97,7 @@ class LayerHead(nn.Module):
 
 
 class VoxelHead(nn.Module):
-    """Law of hits and voxel energies.
+    """Law of hits and voxel energies, independent of each other given bits and layers (``factorised``).
 
     Args:
         config: Sizes.
@@ -129,6 +132,7 @@ class VoxelHead(nn.Module):
         self._start_energies()
 
     ring_voxels: Tensor
+    is_learned_apart = False
 
     def forward(
         self, read: Tensor, position: Tensor, response: Tensor, layers: Tensor, layer_on: Tensor, log_layers: Tensor
@@ -188,6 +192,38 @@ class VoxelHead(nn.Module):
             widths=raw[:, 2].clamp(_MIN_LOG_WIDTH, _MAX_LOG_WIDTH).exp(),
         )
 
+    def start(self, observables: Observables) -> None:
+        """Starts occupancies and mean energies of rings at those of the training showers."""
+        with torch.no_grad():
+            self.ring_logits.copy_(observables.ring_occupancy.flatten().logit())
+            self.ring_voxels.copy_(observables.ring_voxels.flatten())
+
+    def nll(self, bits: Tensor, view: ShowerView) -> tuple[Tensor, Tensor]:
+        """Minus the log-likelihood of the hits and of the energies at them, in nats, batch means."""
+        hit_map = self.of_view(bits, view)
+        hits = functional.binary_cross_entropy_with_logits(hit_map.logits, view.hits, reduction="none")
+        return hits.sum(1).mean(), self._energy_nll(hit_map, view)
+
+    def draw(self, bits: Tensor, view: ShowerView, layer_energies: Tensor, generator: Generator) -> Tensor:
+        """Voxels (B, V) in MeV: hits, energies at the hits, scaled to the layers' energies."""
+        hit_map = self.of_view(bits, view)
+        hits = self.draw_hits(hit_map.logits, view.layer_on, generator)
+        log_counts = self._layer_sums(hits).clamp(min=1).log()
+        batch, voxel = hits.nonzero(as_tuple=True)
+        mixture = self.activation(hit_map, batch, voxel, view.log_layers, log_counts)
+        showers = torch.zeros_like(hits)
+        values = mixture.sample(generator, cut=self.mask).clamp(max=20)
+        showers[batch, voxel] = values.exp() * (values >= 0)
+        sums = self._layer_sums(showers)
+        scale = layer_energies / torch.where(sums > 0, sums, torch.ones_like(sums))
+        scaled = showers * scale[:, self.plan.layer_of_voxel]
+        return apply_threshold(scaled, self.plan.threshold_mev)
+
+    def of_view(self, bits: Tensor, view: ShowerView) -> HitMap:
+        """:meth:`forward` with what a view holds."""
+        hit_map: HitMap = self(bits, view.position, view.response, view.layers, view.layer_on, view.log_layers)
+        return hit_map
+
     def draw_hits(self, logits: Tensor, layer_on: Tensor, generator: Generator | None = None) -> Tensor:
         """Draws hits (B, V): independent voxels, at least one in each layer that has energy, none elsewhere."""
         uniform = torch.rand(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype)
@@ -195,6 +231,22 @@ class VoxelHead(nn.Module):
         hits = (noisy > 0).to(logits.dtype)
         hits.scatter_(2, noisy.argmax(2, keepdim=True), 1.0)
         return (hits * layer_on[..., None]).flatten(1)
+
+    def _energy_nll(self, hit_map: HitMap, view: ShowerView) -> Tensor:
+        if self.mask:
+            batch, voxel = view.hits.nonzero(as_tuple=True)
+            mixture = self.activation(hit_map, batch, voxel, view.log_layers, view.log_counts)
+            log_likelihood = mixture.log_density(view.voxels[batch, voxel]) - mixture.log_above()
+        else:
+            batch, voxel = torch.ones_like(view.hits).nonzero(as_tuple=True)
+            mixture = self.activation(hit_map, batch, voxel, view.log_layers, view.log_counts)
+            is_hit = view.hits.flatten() > 0
+            log_likelihood = torch.where(is_hit, mixture.log_density(view.voxels.flatten()), mixture.log_below())
+        return -log_likelihood.sum() / len(view.hits)
+
+    def _layer_sums(self, values: Tensor) -> Tensor:
+        """Sums over the voxels of each layer, (B, V) to (B, L)."""
+        return values.view(len(values), self.plan.shape[0], -1).sum(2)
 
     def _start_energies(self) -> None:
         last = self.energies[-1]

@@ -33,7 +33,7 @@ from calo4pqvae.models.qvae.calibration import calibrate_layers
 from calo4pqvae.models.qvae.factor_encoder import FactorEncoder
 from calo4pqvae.models.qvae.latent_prior import LatentPrior, build_topology, find_latent_bands, independent_baseline
 from calo4pqvae.models.qvae.layer_stage import has_layer_stage, train_layers
-from calo4pqvae.models.qvae.loops import Learned, export_posterior, train_networks, train_prior
+from calo4pqvae.models.qvae.loops import Learned, export_posterior, train_networks, train_prior, train_voxels
 from calo4pqvae.models.qvae.trained import TrainedModel
 from calo4pqvae.models.qvae.vae import ShowerAutoencoder
 from calo4pqvae.prior.graph.bands import Bands
@@ -117,18 +117,20 @@ class QvaeTrainee(Trainee):
         stages = {
             "layers": Stage("layers", lambda bench: train_layers(bench, learned)),
             "networks": Stage("networks", lambda bench: train_networks(bench, learned, joint=joint)),
+            "voxels": Stage("voxels", lambda bench: train_voxels(bench, learned)),
             "export": Stage("export", lambda bench: export_posterior(bench, learned)),
             "prior": Stage("prior", lambda bench: train_prior(bench, learned)),
             "calibration": Stage("calibration", lambda bench: _calibrate(bench, learned)),
         }
         names = {
-            "autoencoder": ("networks", "export"),
-            "joint": ("networks", "export", "calibration"),
-            "staged": ("networks", "export", "prior", "calibration"),
+            "autoencoder": ("voxels", "networks", "export"),
+            "joint": ("voxels", "networks", "export", "calibration"),
+            "staged": ("voxels", "networks", "export", "prior", "calibration"),
             "prior": ("prior", "calibration"),
         }[training.mode]
         first = ("layers",) if self._has_layers and training.mode != "prior" else ()
-        return [stages[name] for name in (*first, *names)]
+        apart = learned.autoencoder.voxels.is_learned_apart
+        return [stages[name] for name in (*first, *names) if name != "voxels" or apart]
 
     def start(self, bench: Bench) -> None:
         """Scales from the training showers; in mode ``prior`` networks and posterior bits of another run."""

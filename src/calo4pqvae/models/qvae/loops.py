@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calo4pqvae.config import TrainingConfig
-from calo4pqvae.errors import DivergenceError
+from calo4pqvae.errors import ConfigError, DivergenceError
 from calo4pqvae.models.qvae.acceptance import QualitySums, is_accepted
+from calo4pqvae.models.qvae.cascade.cascade import Cascade
+from calo4pqvae.models.qvae.cascade.training import train_cascade
 from calo4pqvae.models.qvae.latent_prior import LatentPrior
 from calo4pqvae.models.qvae.relaxation import TauSchedule
 from calo4pqvae.models.qvae.vae import LossTerms, ShowerAutoencoder
@@ -26,10 +28,18 @@ from calo4pqvae.prior.learning.learner import LearningSettings, PriorLearner
 from calo4pqvae.prior.learning.pseudo_likelihood import maximise_pseudo_likelihood
 from calo4pqvae.seeds import stream
 from calo4pqvae.workshop.bench import Bench
-from calo4pqvae.workshop.checkpoints import load_module, load_optimizer, prefixed, with_prefix
+from calo4pqvae.workshop.checkpoints import load_module, load_optimizer, optimizer_tensors, prefixed, with_prefix
 from calo4pqvae.workshop.processes import gather, mean_over_processes
 
-__all__ = ["Learned", "export_posterior", "rate_factor", "save_prior", "train_networks", "train_prior"]
+__all__ = [
+    "Learned",
+    "export_posterior",
+    "rate_factor",
+    "save_prior",
+    "train_networks",
+    "train_prior",
+    "train_voxels",
+]
 
 _WATCH_EVERY = 50  # updates of the prior between two looks at its moments
 _TERMS = LossTerms._fields
@@ -51,13 +61,24 @@ class Learned:
 def train_networks(bench: Bench, learned: Learned, *, joint: bool) -> None:
     """Trains encoder and decoder, and with ``joint`` the machine beside them.
 
+    Where all parts have had stages of their own there is nothing left to train, and one look is taken.
+
     Raises:
+        ConfigError: If there is nothing to train beside the machine.
         DivergenceError: If the loss is no longer finite or the machine's energies run away.
     """
     config, data, fabric = bench.config.training, bench.data, bench.fabric
     learner = _joint_learner(bench, learned) if joint else None
+    parameters = _trained_parameters(learned)
+    if not parameters:
+        if joint:
+            raise ConfigError("nothing of the networks is left to be trained jointly: use training.mode = 'staged'")
+        learned.autoencoder.to(fabric.device)
+        _end_epoch(bench, learned, _NetworkProgress(0, torch.zeros(len(_TERMS), dtype=torch.float64), None), None)
+        bench.save("export", prefixed("prior.", learned.prior.state_dict()))
+        return
     optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-        _trained_parameters(learned), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
     )
     module, wrapped = fabric.setup(learned.autoencoder, optimizer)
     module.mark_forward_method("loss_terms")
@@ -84,6 +105,15 @@ def train_networks(bench: Bench, learned: Learned, *, joint: bool) -> None:
         save_prior(bench, learned, torch.full((learned.prior.n_bits,), 0.5))
     bench.save("export", prefixed("prior.", learned.prior.state_dict()))
     fabric.barrier()
+
+
+def train_voxels(bench: Bench, learned: Learned) -> None:
+    """Learns a voxel law that has a stage of its own; the networks' stage then leaves it as it is."""
+    cascade = learned.autoencoder.voxel_head
+    if not isinstance(cascade, Cascade):
+        raise TypeError(f"{type(cascade).__name__} is learned with the networks, not apart")
+    train_cascade(bench, cascade)
+    cascade.requires_grad_(False)
 
 
 def export_posterior(bench: Bench, learned: Learned) -> None:
@@ -211,8 +241,7 @@ class _NetworkProgress:
             "sums": self.sums,
         }
         tensors |= prefixed("autoencoder.", learned.autoencoder.state_dict())
-        for index, entries in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in entries.items()}
+        tensors |= prefixed("optimizer.", optimizer_tensors(optimizer))
         if learner is not None:
             tensors |= prefixed("prior.", learned.prior.state_dict()) | prefixed("learner.", learner.state_dict())
         return tensors
@@ -294,7 +323,8 @@ def _end_epoch(bench: Bench, learned: Learned, progress: _NetworkProgress, learn
         progress.best = quality.score if progress.best is None else min(progress.best, quality.score)
         if bench.fabric.is_global_zero:
             bench.run.save_tensors("autoencoder", learned.autoencoder.state_dict())
-    train_terms = dict(zip(_TERMS, (progress.sums / bench.data.steps_per_epoch).tolist(), strict=True))
+    means = (progress.sums / bench.data.steps_per_epoch).tolist()
+    train_terms = dict(zip(_TERMS, means, strict=True)) if progress.step else {}
     validation = dict(zip(_TERMS, (sums / n_showers).tolist(), strict=True))
     row = {"stage": "networks", "epoch": epoch, "train": train_terms, "validation": validation}
     bench.log(row | {"quality": quality.to_dict(), "accepted": accepted})
