@@ -249,7 +249,11 @@ class EvaluationConfig(Section):
         ("distances", "separation", "wasserstein", "prdc", "correlations"),
         description="groups of the full set of metrics in the report of a run",
     )
-    classifiers: Literal["off", "quick", "full"] = Field("off", description="form of the binary classifiers")
+    classifiers: str = Field(
+        "off",
+        pattern=r"^(off|(quick|plain|full)(,hard)?|hard(,(quick|plain|full))?)$",
+        description="binary classifiers: off, quick, plain or full networks, hard, or two such as quick,hard",
+    )
 
 
 class Config(Section):

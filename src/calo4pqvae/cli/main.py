@@ -52,7 +52,9 @@ MetricsOption = Annotated[
         "correlations, calo4pqvae-226."
     ),
 ]
-ClassifiersOption = Annotated[str, typer.Option(help="off, quick, or full (the challenge's networks).")]
+ClassifiersOption = Annotated[
+    str, typer.Option(help="off, quick, plain or full networks, hard (boosted trees), or two such as quick,hard.")
+]
 OfficialOption = Annotated[bool, typer.Option("--official", help="The reference is the data set's official file.")]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import ks_2samp
 
 from calo4pqvae.errors import DataError
+from calo4pqvae.evaluation.acceptance import metric_targets
 from calo4pqvae.evaluation.classifiers.importance import feature_families
 from calo4pqvae.evaluation.clock import Clock, Progress
 from calo4pqvae.evaluation.features.highlevel import feature_names
@@ -18,7 +19,7 @@ from calo4pqvae.evaluation.metrics.correlations import prior_comparison
 from calo4pqvae.evaluation.metrics.frechet import CHALLENGE_FPD
 from calo4pqvae.evaluation.metrics.kernel_distance import CHALLENGE_KPD
 from calo4pqvae.evaluation.metrics.published import METRICS, PUBLISHED_DATASETS, Place, place
-from calo4pqvae.evaluation.metrics.targets import check_targets
+from calo4pqvae.evaluation.metrics.targets import TargetTable, check_targets
 from calo4pqvae.evaluation.metrics.wasserstein import wasserstein_summary
 from calo4pqvae.evaluation.pair import Bench, Pair
 from calo4pqvae.evaluation.result import Evaluation, RefereeRow, SampleResult
@@ -94,9 +95,10 @@ def _judge(pair: Pair, bins: EnergyBins) -> SampleResult:
         more |= {"wasserstein": pair.wasserstein, "families": tuple(families)}
     if settings.forms:
         more["judgements"] = pair.judgements
+    table = check_targets(reference, generated, bins, seed=settings.seed)
     return SampleResult(
         generated.n_showers,
-        check_targets(reference, generated, bins, seed=settings.seed),
+        TargetTable((*metric_targets(rows), *table.rows)),
         tuple(prior_comparison(reference, {pair.name: generated}, bins, seed=settings.seed)),
         rows,
         **more,

@@ -27,7 +27,9 @@ from calo4pqvae.evaluation.classifiers.training import (
     combine_runs,
     train_classifier,
 )
+from calo4pqvae.evaluation.classifiers.trees import TreeResult, grow_trees
 from calo4pqvae.evaluation.clock import Clock
+from calo4pqvae.evaluation.features.fine import FineFeatures, fine_features
 from calo4pqvae.evaluation.features.highlevel import feature_names, feature_samples, file_chunks
 from calo4pqvae.evaluation.features.screening import Sample
 from calo4pqvae.evaluation.metrics.estimate import Estimate
@@ -56,7 +58,7 @@ class Judgement:
         importance: Loss of AUC by level of grouping, where it was looked for.
     """
 
-    result: ClassifierResult
+    result: ClassifierResult | TreeResult
     matched: Estimate
     floor: Estimate
     importance: Mapping[str, tuple[Importance, ...]]
@@ -77,30 +79,65 @@ class Judges:
         self.settings = settings
         self.clock = clock
         self.size = size
-        self._floors: dict[Kind, Estimate] = {}
+        self._floors: dict[str, Estimate] = {}
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """The networks that can look at this geometry."""
+        """The networks that are asked for and can look at this geometry."""
+        if self.settings.network_form is None:
+            return ()
         return ("low", "high", "cnn") if self.reference.features.geometry.is_regular else ("low", "high")
 
     def judge(self, name: str, sample: Sample) -> dict[str, Judgement]:
-        """Trains the networks against a sample; by the key of their metric.
+        """Trains all classifiers that are asked for against a sample; by the key of their metric.
 
         Raises:
             DataError: If the samples cannot be compared.
         """
-        pairs: dict[Kind, tuple[ClassifierInput, ClassifierInput]] = {}
-        features = feature_samples(reference=self.reference.features, generated=sample.features)
-        energies = (self.reference.features.incident_energy, sample.features.incident_energy)
-        pairs["high"] = (FeatureInput(features[0], energies[0]), FeatureInput(features[1], energies[1]))
-        voxels = (self._reference_voxels, _voxels(sample))
-        pairs |= {"low": voxels, "cnn": voxels}
-        return {f"auc_{kind}": self._networks(name, kind, pairs[kind]) for kind in self.kinds}
+        found: dict[str, Judgement] = {}
+        if self.kinds:
+            features = feature_samples(reference=self.reference.features, generated=sample.features)
+            energies = (self.reference.features.incident_energy, sample.features.incident_energy)
+            voxels = (self._reference_voxels, _voxels(sample))
+            pairs: dict[Kind, tuple[ClassifierInput, ClassifierInput]] = {
+                "high": (FeatureInput(features[0], energies[0]), FeatureInput(features[1], energies[1])),
+                "low": voxels,
+                "cnn": voxels,
+            }
+            found |= {f"auc_{kind}": self._networks(name, kind, pairs[kind]) for kind in self.kinds}
+        if "hard" in self.settings.forms:
+            found["auc_hard"] = self._trees(name, sample)
+        return found
 
     @cached_property
     def _reference_voxels(self) -> VoxelInput:
         return _voxels(self.reference)
+
+    @cached_property
+    def _reference_fine(self) -> FineFeatures:
+        return _fine(self.reference)
+
+    def _trees(self, name: str, sample: Sample) -> Judgement:
+        with self.clock.step(f"fine features: {name}"):
+            reference, generated = self._reference_fine, _fine(sample)
+        seed = derive_seed(self.settings.seed, "referee trees")
+        with self.clock.step(f"boosted trees: {name}") as tell:
+            grown = grow_trees(reference.matrix, generated.matrix, seed=seed, progress=tell)
+        with self.clock.step(f"boosted trees at the floor's size: {name}"):
+            one, other = self._halves(len(reference.matrix))
+            first = reference.matrix[one]
+            if "hard" not in self._floors:
+                self._floors["hard"] = grow_trees(first, reference.matrix[other], seed=seed).result.auc
+            part = generated.matrix[self._drawn(name, len(generated.matrix))]
+            matched = grow_trees(first, part, seed=seed).result.auc
+        with self.clock.step(f"importance of fine features: {name}"):
+            families = grown.importance(reference.names, reference.families, seed=self.settings.seed)
+            single = {member: (member,) for family in families[:2] for member in reference.families[family.group]}
+            importance = {
+                "family": families,
+                "feature": grown.importance(reference.names, single, seed=self.settings.seed),
+            }
+        return Judgement(grown.result, matched, self._floors["hard"], importance)
 
     def _networks(self, name: str, kind: Kind, pair: tuple[ClassifierInput, ClassifierInput]) -> Judgement:
         with self.clock.step(f"{_WORDS[kind]}: {name}") as tell:
@@ -116,8 +153,7 @@ class Judges:
             one, other = self._halves(len(pair[0]))
             if kind not in self._floors:
                 self._floors[kind] = self._train(kind, pair[0].part(one), pair[0].part(other), 0).run.auc
-            drawn = np.random.default_rng(derive_seed(self.settings.seed, "judged", name)).permutation(len(pair[1]))
-            matched = self._train(kind, pair[0].part(one), pair[1].part(np.sort(drawn[: self.size])), 0).run.auc
+            matched = self._train(kind, pair[0].part(one), pair[1].part(self._drawn(name, len(pair[1]))), 0).run.auc
         importance = self._importance(name, trained[0]) if kind == "high" else {}
         result = combine_runs([each.run for each in trained], find_copies(*pair))
         return Judgement(result, matched, self._floors[kind], importance)
@@ -134,6 +170,11 @@ class Judges:
         seed = derive_seed(self.settings.seed, "referee classifier", number)
         device = self.settings.chosen_device
         return train_classifier(reference, generated, chosen, seed=seed, device=device, progress=progress)
+
+    def _drawn(self, name: str, n: int) -> IndexArray:
+        """As many generated showers, at random."""
+        order = np.random.default_rng(derive_seed(self.settings.seed, "judged", name)).permutation(n)
+        return np.sort(order[: self.size])
 
     def _halves(self, n: int) -> tuple[IndexArray, IndexArray]:
         """Two disjoint parts of the reference, of the floor's size."""
@@ -152,6 +193,11 @@ class Judges:
                 )
                 for level, members in groups.items()
             }
+
+
+def _fine(sample: Sample) -> FineFeatures:
+    geometry = sample.features.geometry
+    return fine_features(file_chunks(sample.path, geometry, _CHUNK), geometry)
 
 
 def _voxels(sample: Sample) -> VoxelInput:
