@@ -13,6 +13,7 @@ voxel is 0 or at least the threshold. Learning needs true showers only, neither 
 learning, and drawn ones at the end, so that the law of what is drawn has the symmetry exactly.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,7 @@ from calo4pqvae.models.qvae.cascade.tree import LayerTree, layer_tree
 from calo4pqvae.models.qvae.observables import Observables, ShowerView
 from calo4pqvae.showers.geometry import Geometry
 
-__all__ = ["Cascade"]
+__all__ = ["Cascade", "turn_outputs"]
 
 _N_NUMBERS = 9
 _SLOPE = 0.1
@@ -150,7 +151,7 @@ class Cascade(nn.Module):
         nets = zip(*(values.unbind(0) for values in self._weights()), strict=True)
         for turn, net in enumerate(nets):
             batch, contexts, energies = self._examples(pyramids, turn)
-            told = split_log_likelihood(_network(contexts, net), shares, energies, self.n_logistic)
+            told = split_log_likelihood(turn_outputs(contexts, net), shares, energies, self.n_logistic)
             total = total.index_add(0, batch, told)
         return total
 
@@ -224,7 +225,7 @@ class Cascade(nn.Module):
                 if not len(batch):
                     continue
                 contexts = self._contexts(pyramids, number, batch.numpy(), np.full(len(batch), layer), place.numpy())
-                law = SplitLaw(_network(contexts, [weight[number] for weight in weights]), spectra, self.n_logistic)
+                law = SplitLaw(turn_outputs(contexts, [weight[number] for weight in weights]), spectra, self.n_logistic)
                 nodes = turn.nodes[place.numpy()]
                 drawn = uniforms(keys[batch].numpy().astype(np.uint64), layer * width + nodes)
                 energy = blocks[batch, nodes]
@@ -345,7 +346,8 @@ class _Tables:
         return cls((starts, *columns, np.concatenate(beside), rings, is_second))
 
 
-def _network(contexts: Tensor, weights: Any) -> Tensor:  # noqa: ANN401
+def turn_outputs(contexts: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Outputs (n, outputs) of the network of a turn for contexts (n, inputs), with its seven weights."""
     first, first_bias, second, second_bias, last, last_bias, direct = weights
     hidden = functional.leaky_relu(torch.addmm(first_bias, contexts, first), _SLOPE)
     deeper = functional.leaky_relu(torch.addmm(second_bias, hidden, second), _SLOPE)
