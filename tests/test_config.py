@@ -128,7 +128,7 @@ def test_unknown_key_names_the_nearest(tmp_path: Path, key: str, nearest: str) -
         (["prior.graph=complete", "prior.whole_chip=true"], "whole_chip needs a chip graph, not 'complete'"),
         (["data.energy_min_mev=1e6"], "energy_min_mev must be below energy_max_mev"),
         (["data.layout=scrambled"], "needs canonical_frame = false"),
-        (["latent.bits_per_level=4", "latent.factors=5"], "latent.factors = 5 is more than the 4 bits"),
+        (["latent.bits_per_level=4", "latent.factors=5"], "latent.factors = 5 bands of .* do not fit in 12 bits"),
         (["prior.sweeps_growth=5"], "sweeps_growth needs measurements of the relaxation time; set prior.measure_every"),
     ],
 )
