@@ -32,7 +32,7 @@ def print_summary(console: Console, result: EvaluationResult, information: tuple
             "sample": row.sample,
             "third": row.third,
             "width of layer fractions / Geant4": str(row.width_ratio),
-            "distance of layer correlations": str(row.correlation_distance),
+            "distance of layer correlations": f"{row.correlation_matched.median:.3f}",
             "Geant4 itself": f"{row.correlation_floor.median:.3f}",
         }
         for sample in found.samples.values()

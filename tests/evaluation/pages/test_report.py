@@ -171,7 +171,9 @@ def test_verdict_on_what_classifiers_say(found: Evaluation) -> None:
         return verdict(replace(found, samples={found.main: main}))[1]
 
     told = judged(row("auc_low", 0.55), row("auc_cnn", 0.9))
-    assert told.startswith("The CNN classifier tells them from Geant4: AUC 0.900 ± 0.010 at 750 showers a side")
+    assert told.startswith(
+        "They can be told from Geant4, by the CNN classifier: AUC 0.900 ± 0.010 at 750 showers a side"
+    )
     assert "Geant4 against itself gives 0.500 ± 0.010" in told
     assert judged(row("auc_low", 0.52)).startswith(
         "No classifier tells them from Geant4; the sharpest is the low-level"

@@ -127,12 +127,13 @@ class Judges:
             one, other = self._halves(len(reference.matrix))
             first = reference.matrix[one]
             if "hard" not in self._floors:
-                self._floors["hard"] = grow_trees(first, reference.matrix[other], seed=seed).result.auc
+                grown_floor = grow_trees(first, reference.matrix[other], seed=seed)
+                self._floors["hard"] = self._at_size(grown_floor.result.auc)
             part = generated.matrix[self._drawn(name, len(generated.matrix))]
-            matched = grow_trees(first, part, seed=seed).result.auc
+            matched = self._at_size(grow_trees(first, part, seed=seed).result.auc)
         with self.clock.step(f"importance of fine features: {name}"):
             families = grown.importance(reference.names, reference.families, seed=self.settings.seed)
-            single = {member: (member,) for family in families[:2] for member in reference.families[family.group]}
+            single = {member: (member,) for member in reference.families[families[0].group]}
             importance = {
                 "family": families,
                 "feature": grown.importance(reference.names, single, seed=self.settings.seed),
@@ -152,8 +153,9 @@ class Judges:
         with self.clock.step(f"{_WORDS[kind]} at the floor's size: {name}"):
             one, other = self._halves(len(pair[0]))
             if kind not in self._floors:
-                self._floors[kind] = self._train(kind, pair[0].part(one), pair[0].part(other), 0).run.auc
-            matched = self._train(kind, pair[0].part(one), pair[1].part(self._drawn(name, len(pair[1]))), 0).run.auc
+                self._floors[kind] = self._at_size(self._train(kind, pair[0].part(one), pair[0].part(other), 0).run.auc)
+            part = pair[1].part(self._drawn(name, len(pair[1])))
+            matched = self._at_size(self._train(kind, pair[0].part(one), part, 0).run.auc)
         importance = self._importance(name, trained[0]) if kind == "high" else {}
         result = combine_runs([each.run for each in trained], find_copies(*pair))
         return Judgement(result, matched, self._floors[kind], importance)
@@ -170,6 +172,10 @@ class Judges:
         seed = derive_seed(self.settings.seed, "referee classifier", number)
         device = self.settings.chosen_device
         return train_classifier(reference, generated, chosen, seed=seed, device=device, progress=progress)
+
+    def _at_size(self, auc: Estimate) -> Estimate:
+        """The AUC with the number of showers of a side, those that it was learnt from among them."""
+        return Estimate(auc.value, auc.error, self.size)
 
     def _drawn(self, name: str, n: int) -> IndexArray:
         """As many generated showers, at random."""

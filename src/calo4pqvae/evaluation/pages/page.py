@@ -45,15 +45,15 @@ _PAGE = Template(
 <title>$title</title>
 <style>
 :root { color-scheme: light; }
-html { scroll-padding-top: 3.2rem; }
+html { scroll-padding-top: 4.5rem; }
 body { font-family: system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: #1c2430; background: #fff;
        line-height: 1.5; max-width: 1160px; margin: 0 auto; padding: 1.5rem 1.25rem 4rem; }
 h1 { font-size: 1.7rem; margin: 0 0 .5rem; }
 h2 { font-size: 1.25rem; margin: 2.5rem 0 .6rem; padding-bottom: .25rem; border-bottom: 2px solid #d5dbe3; }
 p, figcaption, li { max-width: 52rem; }
 nav { position: sticky; top: 0; z-index: 5; font-size: .92rem; margin: 1rem 0; padding: .45rem 0; background: #fff;
-      border-bottom: 1px solid #d5dbe3; overflow-x: auto; white-space: nowrap; }
-nav a { margin-right: 1rem; }
+      border-bottom: 1px solid #d5dbe3; }
+nav a { margin-right: 1rem; white-space: nowrap; }
 a { color: #08519c; }
 .summary { font-size: 1.08rem; padding: .7rem 1rem; border-left: 5px solid #08519c; background: #f1f5fa; }
 .note { padding: .6rem 1rem; border-left: 5px solid #b8860b; background: #fdf7e6; }
@@ -79,6 +79,7 @@ summary { cursor: pointer; }
 footer { margin-top: 3rem; font-size: .85rem; color: #6a7686; }
 @media (max-width: 640px) {
   body { padding: 1rem .8rem 3rem; }
+  nav { overflow-x: auto; white-space: nowrap; }
   .frame img { width: min(var(--natural), var(--legible)); max-width: none; }
 }
 </style>

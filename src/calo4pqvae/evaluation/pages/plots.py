@@ -222,7 +222,8 @@ def voxel_spectrum(reference: ShowerFeatures, generated: Samples, bins: EnergyBi
         mains[k].axvline(
             threshold, color="black", linestyle=":", linewidth=1.2, label=f"threshold {1e3 * threshold:.4g} keV"
         )
-        mains[k].set_ylim(top=200 * mains[k].get_ylim()[1])
+        shares = expected.voxel_counts[:, shown].mean(axis=0) / decades
+        mains[k].set_ylim(0.3 * shares[shares > 0].min(initial=1.0), 200 * mains[k].get_ylim()[1])
         mains[k].set_xlim(0.6 * edges[0], edges[-1])
         mains[k].set_title(bins.labels[k])
         ratios[k].set_xlabel("voxel energy [MeV]")

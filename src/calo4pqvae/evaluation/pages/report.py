@@ -182,9 +182,9 @@ def _prior_section(found: Evaluation, reference: ShowerFeatures, generated: Samp
             "layers": str(row.n_layers),
             "width ratio": str(row.width_ratio),
             "|ratio - 1|, Geant4": _floor_text(row.width_floor, ".3f"),
-            "correlation distance": str(row.correlation_distance),
-            "at the floor's size": _floor_text(row.correlation_matched, ".2f"),
+            "correlation distance": _floor_text(row.correlation_matched, ".2f"),
             "distance, Geant4": _floor_text(row.correlation_floor, ".2f"),
+            "showers a side": f"{row.correlation_floor.sizes[0]:,}",
         }
         for sample in found.samples.values()
         for row in sample.fluctuations
@@ -193,8 +193,9 @@ def _prior_section(found: Evaluation, reference: ShowerFeatures, generated: Samp
         "What a prior adds to a decoder: how the layer energies fluctuate, and together, at a given incident "
         "energy. The width ratio is the standard deviation of the layer-energy fractions relative to Geant4, averaged "
         "over the layers that hold more than 1 % of the energy; 1 is right. The correlation distance is the Frobenius "
-        "norm of the difference of the correlation matrices; it shrinks as samples grow, so it is repeated with as "
-        "many showers as the halves of the reference have. Errors are bootstrap ones."
+        "norm of the difference of the correlation matrices; it shrinks as samples grow, so it is taken with as many "
+        "showers as the halves of the reference have (84 % quantile over the splits in brackets). Errors of the width "
+        "ratio are bootstrap ones."
     )
     figure = figure_html(
         plots.correlation_matrices(reference, generated, found.bins),

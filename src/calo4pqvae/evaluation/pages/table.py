@@ -93,7 +93,7 @@ def side_by_side_rows(found: Evaluation) -> list[dict[str, str]]:
                 **{name: _relative(row) for name, row in of_key.items()},
                 "Geant4 itself": _itself(own),
                 "showers a side": " / ".join(f"{size:,}" for size in sorted(sizes)),
-                "the floor": _scaled(own.floor, metric.scale) + (" x1e-3" if metric.scale == 1e3 else ""),
+                "the floor": _absolute(own.floor, metric.scale) if np.isfinite(own.excess) else "",
             }
         )
     return rows
@@ -104,7 +104,7 @@ def _relative(row: RefereeRow | None) -> str:
     if row is None or row.matched is None:
         return ""
     if not np.isfinite(row.excess) or row.floor is None:
-        return _scaled(row.matched, row.scale) + (" x1e-3" if row.scale == 1e3 else "")
+        return _absolute(row.matched, row.scale)
     return str(Estimate(row.excess, abs(row.matched.error / row.floor.value), row.matched.n))
 
 
@@ -112,8 +112,12 @@ def _itself(row: RefereeRow) -> str:
     if row.floor is None:
         return ""
     if not np.isfinite(row.excess):
-        return _scaled(row.floor, row.scale) + (" x1e-3" if row.scale == 1e3 else "")
+        return _absolute(row.floor, row.scale)
     return str(Estimate(1.0, abs(row.floor.error / row.floor.value), row.floor.n))
+
+
+def _absolute(level: Estimate, scale: float) -> str:
+    return _scaled(level, scale) + (" x1e-3" if scale == 1e3 else "")
 
 
 def _summary_cells(row: RefereeRow) -> dict[str, str]:
@@ -160,7 +164,7 @@ def _drivers(result: Evaluation, geometry: Geometry) -> str:
     if any(sample.contributions for sample in samples.values()):
         rows = [_contribution_cells(name, sample) for name, sample in samples.items() if sample.contributions]
         body += paragraph(
-            "The Fréchet distance between the whole samples in parts: means that differ, widths that differ, and what "
+            "Shares of the Fréchet distance between the whole samples: means that differ, widths that differ, and what "
             "is left, correlations between features. Features are in units of their largest value in the reference. In "
             "small samples the last part is mostly noise, as it is in the floor."
         )
@@ -201,7 +205,6 @@ def _contribution_cells(name: str, sample: SampleResult) -> dict[str, str]:
     worst = parts.features[0]
     return {
         "sample": name,
-        "Fréchet distance x 1000 (whole samples)": f"{1e3 * parts.total:.4g}",
         "means": f"{means / total:.0%}",
         "widths": f"{widths / total:.0%}",
         "correlations": f"{parts.correlation_term / total:.0%}",

@@ -71,8 +71,8 @@ def _judged(rows: Sequence[RefereeRow]) -> str:
     name = best.label.removeprefix("AUC, ")
     numbers = f"AUC {one} at {one.n:,} showers a side, where Geant4 against itself gives {low}"
     if one.value - low.value < _TOLD_APART * np.hypot(one.error, low.error):
-        return f"No classifier tells them from Geant4; the sharpest is the {name}: {numbers}."
-    return f"The {name} tells them from Geant4: {numbers}; 0.5 is chance, 1 is certainty."
+        return f"No classifier here can tell them from Geant4; the sharpest is the {name}: {numbers}."
+    return f"They can be told from Geant4, by the {name}: {numbers}; 0.5 is chance, 1 is certainty."
 
 
 def _farthest(rows: Sequence[RefereeRow]) -> list[str]:
