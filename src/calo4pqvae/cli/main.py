@@ -14,7 +14,16 @@ from rich.markup import escape
 
 from calo4pqvae import __version__
 from calo4pqvae.cli.annealer import annealer_app
-from calo4pqvae.cli.choices import AnnealerMode, ConditionMethod, DeviceOption, Protocol, Sampler, SlipPolicy, listed
+from calo4pqvae.cli.choices import (
+    AnnealerMode,
+    Classifiers,
+    ConditionMethod,
+    DeviceOption,
+    Protocol,
+    Sampler,
+    SlipPolicy,
+    listed,
+)
 from calo4pqvae.cli.generate import generate_annealed, given_words, wants_annealer
 from calo4pqvae.cli.prior import prior_app
 from calo4pqvae.cli.study import study
@@ -52,7 +61,7 @@ MetricsOption = Annotated[
         "correlations, calo4pqvae-226."
     ),
 ]
-ClassifiersOption = Annotated[str, typer.Option(help="off, quick, or full (the challenge's networks).")]
+ClassifiersOption = Annotated[Classifiers, typer.Option(help="None, small ones, or the challenge's networks.")]
 OfficialOption = Annotated[bool, typer.Option("--official", help="The reference is the data set's official file.")]
 
 
@@ -355,7 +364,7 @@ def _evaluate(
     out: Path,
     dataset: str,
     seed: int,
-    asked: tuple[str, str, bool, str],
+    asked: tuple[str, Classifiers, bool, str],
 ) -> None:
     from calo4pqvae.evaluation.compare import evaluate_files
     from calo4pqvae.evaluation.pages.report import ReportExtras
@@ -368,7 +377,7 @@ def _evaluate(
     groups = {"default": DEFAULT_GROUPS, "all": ALL_GROUPS}.get(metrics, tuple(metrics.split(",")))
     settings = RefereeSettings(
         groups=groups,
-        classifiers=classifiers,  # type: ignore[arg-type]
+        classifiers=classifiers,
         seed=seed,
         is_official=official,
         device=device,
