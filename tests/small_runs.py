@@ -43,6 +43,7 @@ TINY: dict[str, Any] = {
     "prior.n_sweeps": 2,
     "prior.checkpoint_every": PRIOR_CHECKPOINT_EVERY,
     "prior.joint_chains": 32,
+    "training.layer_steps": 0,
     "training.epochs": 2,
     "training.batch_size": 16,
     "training.checkpoint_every": CHECKPOINT_EVERY,

@@ -62,10 +62,10 @@ PLACES = {
     "pooch": ("download.py",),
     "dwave": ("prior/graph/chips.py", "annealer/"),
     "dimod": ("annealer/",),
-    "numba": ("prior/kernels/",),
+    "numba": ("prior/kernels/", "models/qvae/cascade/kernels/"),
     "llvmlite": ("prior/kernels/",),
     "triton": ("prior/kernels/",),
-    "sklearn": ("evaluation/classifiers/training.py",),
+    "sklearn": ("evaluation/classifiers/",),
     "matplotlib": ("evaluation/", "annealed/", "standalone/bit_images.py", "studies/"),
     "mplhep": ("evaluation/",),
     "lightning_fabric": ("workshop/processes.py", "workshop/bench.py"),
@@ -354,6 +354,8 @@ def test_an_output_is_whole_or_absent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_go_down(path: Path) -> None:
+    if path.parent == SOURCE and path.name in ("__init__.py", "__main__.py"):
+        return  # the package's lazy names and its start reach everything
     floor = {unit: number for number, units in enumerate(FLOORS) for unit in units}
     unit = unit_of(path)
     assert unit in floor, f"{unit} has no floor: give it one here and in docs/architecture.md"
@@ -395,6 +397,8 @@ def test_modules_say_what_they_are(path: Path) -> None:
     if path.name == "__init__.py" and path.parent != SOURCE:
         assert len(tree.body) == 1, "the __init__ of a subpackage holds a docstring only"
         return
+    if path.parent == SOURCE and path.name in ("__init__.py", "__main__.py"):
+        return  # the names of the first are those of tests/test_package.py, the second has none
     listed = [
         ast.literal_eval(node.value)
         for node in tree.body

@@ -75,7 +75,8 @@ def main() -> None:
     failed = False
     for python in asked:
         done = resolve(python)
-        print(f"{python}: {'resolves' if done.returncode == 0 else done.stderr.strip()}", flush=True)
+        told = f"pip ended with {done.returncode}: {done.stdout.strip()} {done.stderr.strip()}"
+        print(f"{python}: {'resolves' if done.returncode == 0 else told}", flush=True)
         failed |= done.returncode != 0
     raise SystemExit(1 if failed else 0)
 

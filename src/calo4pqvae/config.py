@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from calo4pqvae.errors import ConfigError
 
 __all__ = [
+    "CascadeConfig",
     "ConditionConfig",
     "Config",
     "DataConfig",
@@ -108,8 +109,12 @@ class LatentConfig(Section):
     levels: int = Field(3, ge=1, le=4, description="levels of the hierarchy, one partition each")
     bits_per_level: int = Field(96, ge=2, description="bits of each level, and nodes of each partition")
     factors: int = Field(
-        8, ge=0, description="quantities that a level writes, each into a region of neighbouring nodes; 0: free logits"
+        3, ge=0, description="quantities of a shower, each written along a band of coupled nodes; 0: free logits"
     )
+    factor_nodes: int | None = Field(
+        None, ge=2, description="nodes of a band; default: seven eighths of a factor's share of the bits, at most 64"
+    )
+    wall: float = Field(1.5, gt=0, description="width in nodes of the wall between ones and zeros of a band")
     relaxation: Literal["straight-through", "gumbolt"] = "straight-through"
     tau_start: float = Field(1.0, gt=0, description="sharpness of relaxed bits at the start of training")
     tau_end: float = Field(0.3, gt=0, description="and at its end")
@@ -125,17 +130,35 @@ class EncoderConfig(Section):
 
 
 class DecoderConfig(Section):
-    """Sizes and choices of the decoder."""
+    """Sizes and choices of the decoder; sizes are those of the factorised law."""
 
+    kind: Literal["factorised", "cascade"] = Field(
+        "factorised", description="law of the voxels; 'cascade' has the settings of the section of its name"
+    )
     base_channels: int = Field(16, gt=0)
     channels: int = Field(32, gt=0)
     hidden: int = Field(256, gt=0)
+    layer_hidden: int = Field(128, gt=0, description="hidden units of the law of the layers")
     position_channels: int = Field(16, gt=0)
     head_hidden: int = Field(64, gt=0)
     components: int = Field(3, ge=1, le=10, description="components of the voxel-energy mixture")
     attention: bool = Field(False, description="linear attention in the voxel trunk")
     mask: bool = Field(True, description="train the activation on true hits only")
     periodic: bool = Field(True, description="False: zero padding in angle and radius, as older decoders")
+
+
+class CascadeConfig(Section):
+    """The splitting cascade, and how it is learned."""
+
+    hidden: int = Field(64, gt=0, description="width of the network of a turn")
+    components: int = Field(5, ge=1, le=20, description="logistic components of a split")
+    spectra: int = Field(3, ge=1, le=20, description="learned spectra of absolute energies")
+    steps: int = Field(20000, gt=0)
+    batch_size: int = Field(12, gt=0, description="showers of a step")
+    learning_rate: float = Field(4e-3, gt=0)
+    gradient_clip: float = Field(1500.0, gt=0)
+    averaging: float = Field(0.998, ge=0, lt=1, description="memory of the average of weights that is kept")
+    checkpoint_every: int = Field(200, gt=0, description="steps between checkpoints")
 
 
 class PriorConfig(Section):
@@ -149,6 +172,10 @@ class PriorConfig(Section):
         "auto", description="what makes the sweeps; auto takes the cheapest"
     )
     coupling_std: float = Field(0.01, ge=0, description="spread of the couplings at the start")
+    start: Literal["independent", "pseudo-likelihood"] = Field(
+        "pseudo-likelihood",
+        description="where the prior stage starts: bits by themselves, or maximum pseudo-likelihood",
+    )
     method: Literal["pcd", "cd"] = "pcd"
     gradient: Literal["plain", "centred", "mean-energy"] = Field(
         "centred", description="'mean-energy' adds the covariance of an older scheme, to be compared with"
@@ -187,9 +214,12 @@ class TrainingConfig(Section):
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0, description="decay of network weights")
     gradient_clip: float = Field(100.0, gt=0)
+    layer_steps: int = Field(
+        1500, ge=0, description="steps of the stage of the layers, with factors; 0: they are learned beside the voxels"
+    )
+    layer_learning_rate: float = Field(5e-3, gt=0)
     kl_weight: float = Field(0.2, ge=0)
     kl_warmup: float = Field(0.2, ge=0, le=1, description="share of the training over which kl_weight grows")
-    decorrelation: float = Field(3.0, ge=0, description="weight against factors that follow the incident energy")
     free_bits: float = Field(0.0, ge=0, description="nats of information that cost nothing")
     joint_networks: bool = Field(False, description="staged mode: networks learn with the machine as prior")
     posterior_draws: int = Field(2, gt=0, description="posterior draws of each shower in the export")
@@ -219,7 +249,11 @@ class EvaluationConfig(Section):
         ("distances", "separation", "wasserstein", "prdc", "correlations"),
         description="groups of the full set of metrics in the report of a run",
     )
-    classifiers: Literal["off", "quick", "full"] = Field("off", description="form of the binary classifiers")
+    classifiers: str = Field(
+        "off",
+        pattern=r"^(off|(quick|plain|full)(,hard)?|hard(,(quick|plain|full))?)$",
+        description="binary classifiers: off, quick, plain or full networks, hard, or two such as quick,hard",
+    )
 
 
 class Config(Section):
@@ -237,6 +271,7 @@ class Config(Section):
     latent: LatentConfig = LatentConfig()
     encoder: EncoderConfig = EncoderConfig()
     decoder: DecoderConfig = DecoderConfig()
+    cascade: CascadeConfig = CascadeConfig()
     prior: PriorConfig = PriorConfig()
     training: TrainingConfig = TrainingConfig()
     generation: GenerationConfig = GenerationConfig()
@@ -252,9 +287,11 @@ class Config(Section):
             raise ValueError(
                 f"condition.bits = {bits} does not fit in partition 0 of {self.latent.bits_per_level} nodes"
             )
-        if self.latent.factors > self.latent.bits_per_level:
+        n_bits = self.latent.bits_per_level * self.latent.levels
+        if not self.prior.whole_chip and self.latent.factors * (self.latent.factor_nodes or 3) > n_bits:
             raise ValueError(
-                f"latent.factors = {self.latent.factors} is more than the {self.latent.bits_per_level} bits of a level"
+                f"latent.factors = {self.latent.factors} bands of latent.factor_nodes = "
+                f"{self.latent.factor_nodes or 3} nodes or more do not fit in {n_bits} bits"
             )
         if self.prior.whole_chip and self.prior.graph not in ("zephyr", "pegasus"):
             raise ValueError(f"prior.whole_chip needs a chip graph, not '{self.prior.graph}'")

@@ -12,7 +12,6 @@ from calo4pqvae.annealer.protocols import conditioning, run
 from calo4pqvae.annealer.protocols.named import PROTOCOLS
 from calo4pqvae.cli import choices
 from calo4pqvae.cli.main import app
-from calo4pqvae.evaluation.referee import ClassifierForm
 from calo4pqvae.prior.bits.mnist import IMAGE_SETS
 from calo4pqvae.standalone import assessment
 
@@ -25,8 +24,6 @@ OPTIONS = {
     ("generate", "--device"): choices.Device,
     ("evaluate", "--device"): choices.Device,
     ("report", "--device"): choices.Device,
-    ("evaluate", "--classifiers"): choices.Classifiers,
-    ("compare", "--classifiers"): choices.Classifiers,
     ("prior sample", "--start"): choices.Start,
     ("prior sample", "--sampler"): choices.MachineSampler,
     ("prior diagnose", "--start"): choices.Start,
@@ -65,7 +62,6 @@ def test_a_refusal_is_one_line_with_exit_code_2() -> None:
     ("words", "known"),
     [
         (choices.AnnealerMode, MODES),
-        (choices.Classifiers, get_args(ClassifierForm)),
         (choices.ConditionMethod, get_args(conditioning.Method)),
         (choices.SlipPolicy, get_args(conditioning.FailurePolicy)),
         (choices.Protocol, PROTOCOLS),

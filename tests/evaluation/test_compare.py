@@ -12,8 +12,12 @@ from calo4pqvae.evaluation import compare
 from calo4pqvae.evaluation.compare import evaluate_files, example_shower
 from calo4pqvae.evaluation.pages.page import Section, paragraph
 from calo4pqvae.evaluation.pages.report import ReportExtras
+from calo4pqvae.evaluation.settings import RefereeSettings
+from calo4pqvae.showers.files import content_hash
 from calo4pqvae.showers.geometry import Geometry, geometry
 from calo4pqvae.testing import synthetic_showers
+
+BARE = RefereeSettings(groups=())
 
 
 def write(path: Path, energies: np.ndarray, showers: np.ndarray) -> Path:
@@ -43,14 +47,19 @@ def test_report_from_files(
     monkeypatch.setattr(compare, "build_report", build)
     steps: list[tuple[str, int, int]] = []
     result = evaluate_files(
-        files["reference"], {"model": files["model"]}, tiny, tmp_path, progress=lambda *step: steps.append(step)
+        files["reference"],
+        {"model": files["model"]},
+        tiny,
+        tmp_path,
+        settings=BARE,
+        progress=lambda *step: steps.append(step),
     )
     assert result.report == tmp_path / "report.html"
     assert result.metrics == tmp_path / "metrics.json"
-    assert result.warnings == []
+    assert result.found.warnings == ()
     assert result.summary.startswith("400 showers of model against 400 Geant4 showers")
     assert steps == [("Geant4", 400, 400), ("model", 400, 400)]
-    assert set(seen[0].examples) == {"Geant4", "model"}
+    assert {name: len(showers) for name, showers in seen[0].examples.items()} == {"Geant4": 4, "model": 4}
 
 
 def test_nearest_shower_is_drawn(files: dict[str, Path], tiny: Geometry) -> None:
@@ -81,7 +90,7 @@ def test_unusable_files_are_one_sentence(kind: str, files: dict[str, Path], tiny
     path, message = bad_files(tmp_path, tiny)[kind]
     out = tmp_path / "out"
     with pytest.raises(DataError, match=message) as caught:
-        evaluate_files(files["reference"], {"the model": path}, tiny, out)
+        evaluate_files(files["reference"], {"the model": path}, tiny, out, settings=BARE)
     assert "the model" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not out.exists()
@@ -90,7 +99,12 @@ def test_unusable_files_are_one_sentence(kind: str, files: dict[str, Path], tiny
 def test_doubts_stand_on_the_page_and_in_the_numbers(
     files: dict[str, Path], tiny: Geometry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for section in ("_energies_section", "_shapes_section", "_prior_section", "_events_section"):  # spare their figures
+    for section in (
+        "_energies_section",
+        "_shapes_section",
+        "_prior_section",
+        "_pictures_section",
+    ):  # spare their figures
         monkeypatch.setattr(
             f"calo4pqvae.evaluation.pages.report.{section}", lambda *_, name=section: Section(name, name, paragraph(""))
         )
@@ -100,10 +114,10 @@ def test_doubts_stand_on_the_page_and_in_the_numbers(
     showers[1:4] = showers[4]
     shuffled = write(tmp_path / "odd.hdf5", energies[::-1], showers)
     samples = {"odd": shuffled, "twice": files["reference"]}
-    result = evaluate_files(files["reference"], samples, tiny, tmp_path / "out")
+    result = evaluate_files(files["reference"], samples, tiny, tmp_path / "out", settings=BARE)
     page = result.report.read_text(encoding="utf-8")
     numbers = json.loads(result.metrics.read_text(encoding="utf-8"))
-    assert numbers["warnings"] == result.warnings
+    assert numbers["warnings"] == list(result.found.warnings)
     for told in (
         "twice is the same file as the reference",
         "The showers of odd do not follow their incident energies",
@@ -111,7 +125,35 @@ def test_doubts_stand_on_the_page_and_in_the_numbers(
         "1 showers of odd hold negative voxels",
     ):
         assert f"Warning: {told}" in page
-        assert any(warning.startswith(told) for warning in result.warnings)
+        assert any(warning.startswith(told) for warning in result.found.warnings)
+
+
+def test_provenance_stands_on_the_page_and_in_the_numbers(
+    files: dict[str, Path], tiny: Geometry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for section in (
+        "_energies_section",
+        "_shapes_section",
+        "_prior_section",
+        "_pictures_section",
+    ):  # spare their figures
+        monkeypatch.setattr(
+            f"calo4pqvae.evaluation.pages.report.{section}", lambda *_, name=section: Section(name, name, paragraph(""))
+        )
+    context = {"command": "calo4pqvae evaluate reference.hdf5 model.hdf5"}
+    result = evaluate_files(
+        files["reference"], {"model": files["model"]}, tiny, tmp_path, settings=BARE, context=context
+    )
+    page = result.report.read_text(encoding="utf-8").partition('<section id="provenance">')[2]
+    told = json.loads(result.metrics.read_text(encoding="utf-8"))["provenance"]
+    assert told["command"] == context["command"]
+    assert {"numpy", "torch", "calo4pqvae"} <= set(told["versions"])
+    for name, path in (("Geant4", files["reference"]), ("model", files["model"])):
+        digest = content_hash(path)
+        assert digest in told["files"][name]
+        assert digest in page
+    assert context["command"] in page
+    assert f'numpy</th><td class="wrap">{told["versions"]["numpy"]}' in page
 
 
 def test_place_of_the_report_is_checked_before_the_work(files: dict[str, Path], tiny: Geometry, tmp_path: Path) -> None:
@@ -124,6 +166,7 @@ def test_place_of_the_report_is_checked_before_the_work(files: dict[str, Path], 
             {"model": files["model"]},
             tiny,
             blocker / "out",
+            settings=BARE,
             progress=lambda *step: told.append(step),
         )
     assert told == []
@@ -132,16 +175,16 @@ def test_place_of_the_report_is_checked_before_the_work(files: dict[str, Path], 
 
 def test_names_of_samples_are_checked(files: dict[str, Path], tiny: Geometry, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="name of the reference"):
-        evaluate_files(files["reference"], {"Geant4": files["model"]}, tiny, tmp_path)
+        evaluate_files(files["reference"], {"Geant4": files["model"]}, tiny, tmp_path, settings=BARE)
     with pytest.raises(DataError, match="at least one"):
-        evaluate_files(files["reference"], {}, tiny, tmp_path)
+        evaluate_files(files["reference"], {}, tiny, tmp_path, settings=BARE)
 
 
 @pytest.mark.slow
 def test_whole_report_of_an_irregular_grid(tmp_path: Path) -> None:
     grid = geometry("ds1-photons")
     paths = [write(tmp_path / f"{seed}.hdf5", *synthetic_showers(grid, 400, seed)) for seed in (1, 2)]
-    result = evaluate_files(paths[0], {"model": paths[1]}, grid, tmp_path / "out")
-    assert result.report.read_text(encoding="utf-8").count("<img") == 12
-    families = {row.family for row in result.scores.targets["model"].rows}
+    result = evaluate_files(paths[0], {"model": paths[1]}, grid, tmp_path / "out", settings=BARE)
+    assert result.report.read_text(encoding="utf-8").count("<img") == 11
+    families = {row.family for row in result.found.samples["model"].acceptance.rows}
     assert families == {"response", "response width", "occupancy", "longitudinal profile"}

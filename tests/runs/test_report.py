@@ -58,7 +58,7 @@ def test_three_samples_are_written_and_compared(
         np.testing.assert_array_equal(decoded["incident_energies"], file["incident_energies"][:])
     made_by = [piece["prior"].split()[0] for piece in (boltzmann, independent, decoded)]
     assert made_by == ["boltzmann", "independent", "posterior"]
-    assert result.evaluation.scores.main == SAMPLES["boltzmann"]
+    assert result.evaluation.found.main == SAMPLES["boltzmann"]
     done = {name: (done, total) for name, done, total in told}
     assert done[SAMPLES["boltzmann"]] == (N_GENERATED, N_GENERATED)
     assert done[SAMPLES["reconstruction"]] == (N_HELDOUT, N_HELDOUT)

@@ -59,11 +59,12 @@ def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]
 
 
 def assert_moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
-    """Every number of every tensor is another one."""
+    """Nearly every number of every tensor is another one; a pair of bits may never be seen together."""
     assert before.keys() == after.keys()
     for name, tensor in before.items():
         assert torch.isfinite(after[name]).all(), name
-        assert (tensor != after[name]).all(), f"{name}: {(tensor == after[name]).sum()} numbers have not moved"
+        still = int((tensor == after[name]).sum())
+        assert still <= 0.02 * tensor.numel(), f"{name}: {still} numbers have not moved"
 
 
 @pytest.mark.parametrize(
@@ -98,6 +99,22 @@ def test_every_mode_leaves_a_whole_run(
         assert (row["validation"]["prior_energy"] == 0) == ("joint" not in str(changes))
 
 
+def test_the_layers_have_a_stage_of_their_own(showers: Path, tmp_path: Path) -> None:
+    config = tiny_config(showers, {"training.mode": "autoencoder", "training.layer_steps": 60})
+    diary = Diary()
+    with pytest.raises(InterruptionError):
+        train(config, tmp_path / "first", report=stop_at("networks", 4))
+    before = load_file(tmp_path / "first" / "checkpoint.safetensors")
+    run = train(config, tmp_path / "second", report=diary)
+    assert diary.steps[:2] == [("layers", 50), ("layers", 60)]
+    assert [row["stage"] for row in run.metrics()][:2] == ["layers", "networks"]
+    after = load_file(run.path / "autoencoder.safetensors")
+    for name, tensor in with_prefix(before, "autoencoder.").items():
+        if name.startswith("layer_head."):  # learned before the networks, which leave it as it is
+            assert torch.equal(tensor, after[name]), name
+    assert any((after[name] != 0).any() for name in after if name == "layer_head.noise.coefficients")
+
+
 def test_every_coupling_moves_in_the_prior_stage(showers: Path, tmp_path: Path) -> None:
     config = tiny_config(showers)
     before = parameters_at_first_checkpoint(config, tmp_path, "prior", 2)
@@ -118,7 +135,9 @@ def test_every_coupling_moves_in_joint_training(update: str, showers: Path, tmp_
     )
 
 
-@pytest.mark.parametrize("changes", [{"training.mode": "staged"}, {"training.mode": "joint"}])
+@pytest.mark.parametrize(
+    "changes", [{"training.mode": "staged"}, {"training.mode": "joint", "latent.factors": 0}], ids=["factors", "free"]
+)
 def test_networks_move_in_their_stage(changes: dict[str, Any], showers: Path, tmp_path: Path) -> None:
     config = tiny_config(showers, changes)
     before = with_prefix(parameters_at_first_checkpoint(config, tmp_path, "networks", 4), "autoencoder.")
@@ -126,7 +145,10 @@ def test_networks_move_in_their_stage(changes: dict[str, Any], showers: Path, tm
     after = load_file(tmp_path / "autoencoder.safetensors")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     learned = {name for name in before if name.split(".")[0] != "observables"}
-    assert {"encoder", "layer_head", "voxel_head"} <= {name.split(".")[0] for name in moved}
+    has_weights = (
+        {"encoder", "layer_head", "voxel_head"} if "latent.factors" in changes else {"layer_head", "voxel_head"}
+    )
+    assert {name.split(".")[0] for name in moved} == has_weights
     assert moved <= learned
     assert all(torch.isfinite(tensor).all() for tensor in after.values())
 

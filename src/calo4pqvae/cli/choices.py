@@ -10,7 +10,6 @@ import typer
 
 __all__ = [
     "AnnealerMode",
-    "Classifiers",
     "ConditionMethod",
     "Correction",
     "Device",
@@ -26,7 +25,6 @@ __all__ = [
 ]
 
 Device = Literal["auto", "cpu", "cuda"]
-Classifiers = Literal["off", "quick", "full"]
 Sampler = Literal["gibbs", "annealer"]
 AnnealerMode = Literal["ideal", "calibrated", "stress"]
 ConditionMethod = Literal["fold", "fields", "flux"]

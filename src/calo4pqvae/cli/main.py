@@ -14,16 +14,7 @@ from rich.markup import escape
 
 from calo4pqvae import __version__
 from calo4pqvae.cli.annealer import annealer_app
-from calo4pqvae.cli.choices import (
-    AnnealerMode,
-    Classifiers,
-    ConditionMethod,
-    DeviceOption,
-    Protocol,
-    Sampler,
-    SlipPolicy,
-    listed,
-)
+from calo4pqvae.cli.choices import AnnealerMode, ConditionMethod, DeviceOption, Protocol, Sampler, SlipPolicy, listed
 from calo4pqvae.cli.generate import generate_annealed, given_words, wants_annealer
 from calo4pqvae.cli.prior import prior_app
 from calo4pqvae.cli.study import study
@@ -61,7 +52,9 @@ MetricsOption = Annotated[
         "correlations, calo4pqvae-226."
     ),
 ]
-ClassifiersOption = Annotated[Classifiers, typer.Option(help="None, small ones, or the challenge's networks.")]
+ClassifiersOption = Annotated[
+    str, typer.Option(help="off, quick, plain or full networks, hard (boosted trees), or two such as quick,hard.")
+]
 OfficialOption = Annotated[bool, typer.Option("--official", help="The reference is the data set's official file.")]
 
 
@@ -364,11 +357,11 @@ def _evaluate(
     out: Path,
     dataset: str,
     seed: int,
-    asked: tuple[str, Classifiers, bool, str],
+    asked: tuple[str, str, bool, str],
 ) -> None:
     from calo4pqvae.evaluation.compare import evaluate_files
     from calo4pqvae.evaluation.pages.report import ReportExtras
-    from calo4pqvae.evaluation.referee import ALL_GROUPS, DEFAULT_GROUPS, RefereeSettings
+    from calo4pqvae.evaluation.settings import ALL_GROUPS, DEFAULT_GROUPS, RefereeSettings
     from calo4pqvae.runs.report import generated_files
     from calo4pqvae.showers.geometry import geometry
     from calo4pqvae.workshop.data import resolve_file
@@ -391,9 +384,8 @@ def _evaluate(
             geometry(dataset),
             out,
             extras=ReportExtras(data_note=origin) if reference == "bundled" else None,
-            referee=settings,
+            settings=settings,
             context={"command": shlex.join(["calo4pqvae", *words])},
-            seed=seed,
             progress=lambda *step: bars.show(*step),
         )
     _print_result(result, None)

@@ -1,28 +1,29 @@
 """From shower files to a report: what ``calo4pqvae evaluate`` and ``compare`` do, for any model's files."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from calo4pqvae.errors import ConfigError, DataError, OutputError
-from calo4pqvae.evaluation.features.screening import Sample, Screening, check_units, find_warnings, screened_sample
+from calo4pqvae.evaluation.clock import Progress
+from calo4pqvae.evaluation.features.screening import Sample, check_units, screened_sample
 from calo4pqvae.evaluation.features.showers import EnergyBins
 from calo4pqvae.evaluation.pages.canvas import REFERENCE_NAME
 from calo4pqvae.evaluation.pages.displays import ExampleShower
-from calo4pqvae.evaluation.pages.report import ReportExtras, build_report, summary_sentence
-from calo4pqvae.evaluation.pages.table import drivers_section, histogram_sections, summary_section
-from calo4pqvae.evaluation.referee import RefereeResult, RefereeSettings
-from calo4pqvae.evaluation.refereeing import run_referee
-from calo4pqvae.evaluation.scores import Scores, score_samples
+from calo4pqvae.evaluation.pages.report import ReportExtras, build_report
+from calo4pqvae.evaluation.pages.verdict import verdict
+from calo4pqvae.evaluation.referee import judge_samples
+from calo4pqvae.evaluation.result import Evaluation
+from calo4pqvae.evaluation.settings import RefereeSettings
 from calo4pqvae.showers.files import ShowerFile
 from calo4pqvae.showers.geometry import Geometry
 
 __all__ = ["EvaluationResult", "evaluate_files", "example_shower"]
 
-Progress = Callable[[str, int, int], None]
+_EXAMPLE_QUANTILES = (0.15, 0.4, 0.65, 0.9)
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,16 @@ class EvaluationResult:
     """What an evaluation gave.
 
     Args:
-        scores: All numbers.
-        summary: One or two sentences on the main sample.
-        warnings: What makes the comparison doubtful; also on the page.
+        found: All numbers.
+        summary: The verdict in words.
         report: The page.
         metrics: The JSON file.
-        referee: The full set of metrics, if it was asked for.
     """
 
-    scores: Scores
+    found: Evaluation
     summary: str
-    warnings: list[str]
     report: Path
     metrics: Path
-    referee: RefereeResult | None = None
 
 
 def evaluate_files(
@@ -52,11 +49,10 @@ def evaluate_files(
     geometry: Geometry,
     out: Path,
     *,
+    settings: RefereeSettings,
     extras: ReportExtras | None = None,
     bins: EnergyBins | None = None,
-    referee: RefereeSettings | None = None,
     context: Mapping[str, object] | None = None,
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> EvaluationResult:
     """Compares files of generated showers with a file of Geant4 showers and writes the report.
@@ -66,11 +62,10 @@ def evaluate_files(
         generated: Files of generated showers by the name of the sample, the main one first.
         geometry: The voxel grid of all files.
         out: Folder of ``report.html`` and ``metrics.json``.
-        extras: What else to show; without examples, a shower of each of the first two samples is drawn.
+        settings: What is computed, and how.
+        extras: What else to show; without examples, showers of the first two samples are drawn.
         bins: Bins of incident energy; by default thirds of log E over the range of the reference.
-        referee: What of the full set of metrics to compute, and how; by default nothing of it.
-        context: What else to record with the full set of metrics, such as the command.
-        seed: Seed of splits and bootstraps of the other numbers.
+        context: What else to record, such as the command.
         progress: Called with (sample or step, done, in all).
 
     Raises:
@@ -85,24 +80,20 @@ def evaluate_files(
         raise DataError(f"{REFERENCE_NAME} is the name of the reference; give the generated sample another name")
     _check_place(out)
     expected = _read(REFERENCE_NAME, reference, geometry, progress)
-    found = {name: _read(name, path, geometry, progress) for name, path in generated.items()}
-    doubts = _screen(expected, found, geometry, referee)
-    features = {name: sample.features for name, sample in found.items()}
-    scores = score_samples(expected.features, features, bins, seed=seed)
-    scores = replace(scores, warnings=(*doubts, *scores.warnings))
+    samples = {name: _read(name, path, geometry, progress) for name, path in generated.items()}
+    check_units(expected.screening, {name: sample.screening for name, sample in samples.items()}, geometry)
+    note = str(expected.screening.attributes.get("note", ""))
+    if settings.is_official and "not the official" in note.lower():
+        raise ConfigError(
+            f"{expected.screening.file} is declared official, but says of itself '{note}'; leave the declaration out"
+        )
+    found = judge_samples(expected, samples, settings, bins=bins, context=context, progress=progress)
     more = extras or ReportExtras()
     if not more.examples:
-        more = replace(more, examples=_examples(expected, found[scores.main], scores.main))
-    judged = None
-    if referee is not None:
-        judged = run_referee(expected, found, referee, context=context, progress=progress)
-        judged = replace(judged, warnings=scores.warnings)
-        first = (summary_section(judged), drivers_section(judged, geometry))
-        more = replace(more, leading=(*first, *more.leading), sections=(*histogram_sections(judged), *more.sections))
-    page = build_report(out, expected.features, features, scores, more)
-    return EvaluationResult(
-        scores, summary_sentence(scores), list(scores.warnings), page, page.with_name("metrics.json"), judged
-    )
+        more = replace(more, examples=_examples(expected, samples[found.main], found.main))
+    features = {name: sample.features for name, sample in samples.items()}
+    page = build_report(out, expected.features, features, found, more)
+    return EvaluationResult(found, " ".join(verdict(found)), page, page.with_name("metrics.json"))
 
 
 def example_shower(path: Path, geometry: Geometry, incident_energy: float) -> ExampleShower:
@@ -125,33 +116,6 @@ def _read(name: str, path: Path, geometry: Geometry, progress: Progress | None) 
         raise DataError(f"{name} ({path}): {error}") from error
 
 
-def _screen(
-    expected: Sample, found: Mapping[str, Sample], geometry: Geometry, referee: RefereeSettings | None
-) -> list[str]:
-    """Refuses what cannot be compared at all; gives sentences on what is doubtful."""
-    seen: dict[str, Screening] = {name: sample.screening for name, sample in found.items()}
-    check_units(expected.screening, seen, geometry)
-    note = str(expected.screening.attributes.get("note", ""))
-    if referee is not None and referee.is_official and "not the official" in note.lower():
-        raise ConfigError(
-            f"{expected.screening.file} is declared official, but says of itself '{note}'; leave the declaration out"
-        )
-    return find_warnings(expected.screening, seen)
-
-
-def _provenance(judged: RefereeResult) -> dict[str, object]:
-    """What must be known to repeat the full set of metrics."""
-    files = {"reference": judged.reference, **judged.generated}
-    return {
-        **judged.context,
-        "metrics": ", ".join(judged.settings.groups),
-        "classifiers": judged.settings.classifiers,
-        "seed": judged.settings.seed,
-        "reference declared official": judged.settings.is_official,
-        "files": {name: f"{seen.file}, SHA-256 of its numbers {seen.content_sha256}" for name, seen in files.items()},
-    }
-
-
 def _check_place(out: Path) -> None:
     """Looks whether the report can be written before anything is computed; makes nothing."""
     place = out
@@ -163,11 +127,9 @@ def _check_place(out: Path) -> None:
         raise OutputError(f"cannot write {out}: no permission to write into {place}; choose another folder")
 
 
-def _examples(expected: Sample, found: Sample, name: str) -> dict[str, ExampleShower]:
-    """A shower of the reference and of a sample at one energy, high in the range where there is much to see."""
-    energy = float(np.quantile(expected.features.incident_energy, 0.85))
+def _examples(expected: Sample, found: Sample, name: str) -> dict[str, list[ExampleShower]]:
+    """Showers of the reference and of a sample at four energies, spread over the range."""
     geometry = expected.features.geometry
-    return {
-        REFERENCE_NAME: example_shower(expected.path, geometry, energy),
-        name: example_shower(found.path, geometry, energy),
-    }
+    wanted = np.quantile(expected.features.incident_energy, _EXAMPLE_QUANTILES)
+    paths = {REFERENCE_NAME: expected.path, name: found.path}
+    return {key: [example_shower(path, geometry, float(energy)) for energy in wanted] for key, path in paths.items()}

@@ -17,7 +17,7 @@ from calo4pqvae.errors import CheckpointError, ConfigError
 from calo4pqvae.evaluation.compare import EvaluationResult, evaluate_files
 from calo4pqvae.evaluation.features.showers import EnergyBins
 from calo4pqvae.evaluation.pages.report import ReportExtras
-from calo4pqvae.evaluation.referee import RefereeSettings
+from calo4pqvae.evaluation.settings import RefereeSettings
 from calo4pqvae.models.model import Model
 from calo4pqvae.models.registry import find_family
 from calo4pqvae.runs.generation import generate, load_model, parse_energies, reconstruct
@@ -85,13 +85,12 @@ def report_run(path: Path, *, n_generated: int, seed: int, device: str = "cpu", 
         path,
         extras=extras,
         bins=bins,
-        referee=RefereeSettings(
+        settings=RefereeSettings(
             groups=model.config.evaluation.metrics,
             classifiers=model.config.evaluation.classifiers,
             seed=seed,
             device=model.device.type,
         ),
-        seed=seed,
         progress=lambda sample, done, total: progress(f"features of {sample}", done, total),
     )
     return RunReport(evaluation, _information(run), rate)

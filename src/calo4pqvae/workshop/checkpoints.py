@@ -7,7 +7,7 @@ from torch import Tensor
 
 from calo4pqvae.errors import CheckpointError
 
-__all__ = ["load_module", "load_optimizer", "prefixed", "with_prefix"]
+__all__ = ["load_module", "load_optimizer", "optimizer_tensors", "prefixed", "with_prefix"]
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -31,6 +31,15 @@ def load_module(module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise CheckpointError(f"stored weights do not fit the model ({reason}): use the run's configuration") from error
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of an optimiser as tensors named ``index.entry``."""
+    return {
+        f"{index}.{name}": value
+        for index, entries in optimizer.state_dict()["state"].items()
+        for name, value in entries.items()
+    }
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, entries: Mapping[str, Tensor]) -> None:

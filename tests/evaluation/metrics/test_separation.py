@@ -94,7 +94,7 @@ def test_voxels_in_the_bins_of_the_challenge(
         assert counts.shape == (len(showers), 49)
     own, of_challenge = (
         {power.name: power for power in separation_powers(reference, generated, n_splits=4, spectra=given)}
-        for given in (None, spectra)
+        for given in (None, {"voxel energy": spectra})
     )
     expected = by_numpy(first[first > 0], second[second > 0], edges)
     assert of_challenge["voxel energy"].value.value == pytest.approx(expected, rel=1e-6)
@@ -156,7 +156,7 @@ def test_samples_must_fit(tiny: Geometry, reference: ShowerFeatures, reference_s
         separation_powers(reference.select(np.arange(1)), reference)
     spectra = VoxelSpectra.of_arrays(reference_showers[1], reference_showers[1][:10], tiny)
     with pytest.raises(DataError, match="voxel spectra are of 1500 and 10 showers"):
-        separation_powers(reference, reference, spectra=spectra)
+        separation_powers(reference, reference, spectra={"voxel energy": spectra})
     with pytest.raises(DataError, match="no voxel of the reference is above"):
         VoxelSpectra.of_arrays(np.zeros((3, tiny.n_voxels)), np.zeros((3, tiny.n_voxels)), tiny)
     with pytest.raises(DataError, match="do not fit tiny: 192 voxels"):

@@ -35,12 +35,16 @@ def test_same_law_passes(table: TargetTable) -> None:
     assert table.n_passed == len(table.rows)
 
 
-def test_every_family_stands_in_every_third(table: TargetTable) -> None:
+def test_every_family_stands_in_every_third(table: TargetTable, reference: ShowerFeatures) -> None:
     assert {(row.family, row.third) for row in table.rows} == {
-        (family, third) for family in FAMILIES for third in ("1-4.64 GeV", "4.64-21.5 GeV", "21.5-100 GeV")
+        (family, third) for family in FAMILIES[1:] for third in ("1-4.64 GeV", "4.64-21.5 GeV", "21.5-100 GeV")
     }
     spectrum = [row.name for row in table.rows if row.family == "voxel spectrum" and row.third == "1-4.64 GeV"]
-    assert spectrum == ["15.2-31.6 keV", "31.6-100 keV", "100-316 keV", "316-1e+03 keV"]
+    assert spectrum[:4] == ["0.0152-0.0316 MeV", "0.0316-0.1 MeV", "0.1-0.316 MeV", "0.316-1 MeV"]
+    largest = max(float(name.split("-")[1].split()[0]) for name in spectrum)
+    third = reference.select(reference.incident_energy < 10 ** (11 / 3))
+    top = third.voxel_edges[np.flatnonzero(third.voxel_counts.sum(axis=0))[-1] + 1]
+    assert largest == pytest.approx(10 ** (np.ceil(2 * np.log10(top) - 1e-6) / 2), rel=0.01)
 
 
 def test_values_are_those_of_the_samples(table: TargetTable, reference_showers: tuple, tiny: Geometry) -> None:
@@ -55,7 +59,7 @@ def test_values_are_those_of_the_samples(table: TargetTable, reference_showers: 
     layer = kept[:, tiny.layer_slices[2]].sum(axis=1) / energies[third, 0]
     assert rows["layer 2"].reference.value == pytest.approx(layer.mean())
     between = ((kept >= 10**-1.5) & (kept < 10**-1)).sum(axis=1)
-    assert rows["31.6-100 keV"].reference.value == pytest.approx(between.mean())
+    assert rows["0.0316-0.1 MeV"].reference.value == pytest.approx(between.mean())
     assert rows["response"].reference.n == third.sum()
     assert rows["response"].floor.sizes == (third.sum() // 2, third.sum() // 2)
 
@@ -147,13 +151,22 @@ def test_profile_limit_widens_to_three_standard_errors(reference: ShowerFeatures
 
 
 def test_limits_of_the_other_families(table: TargetTable) -> None:
-    allowed = {row.family: row.allowed for row in table.rows if row.family != "longitudinal profile"}
+    allowed = {
+        row.family: row.allowed for row in table.rows if row.family not in ("longitudinal profile", "voxel spectrum")
+    }
     assert allowed == {
         "response": (-0.015, 0.015),
         "response width": (-0.15, 0.15),
         "occupancy": (-0.03, 0.03),
-        "voxel spectrum": (-0.5, 1.0),
     }
+
+
+def test_spectrum_limit_is_ten_per_cent_or_three_errors_of_equal_samples(table: TargetTable) -> None:
+    rows = [row for row in table.rows if row.family == "voxel spectrum"]
+    for row in rows:
+        error = np.hypot(row.generated.error, row.reference.error) / row.reference.value
+        assert row.allowed == pytest.approx((-max(0.1, 3 * error), max(0.1, 3 * error)))
+    assert {row.allowed[1] > 0.1 for row in rows} == {True, False}
 
 
 def test_only_layers_above_one_per_cent_are_checked(table: TargetTable, reference: ShowerFeatures) -> None:
@@ -166,15 +179,17 @@ def test_only_layers_above_one_per_cent_are_checked(table: TargetTable, referenc
 
 
 @pytest.mark.parametrize(
-    ("threshold", "expected"),
+    ("threshold", "largest", "expected"),
     [
-        (0.5e-3 / 0.033, [0.5e-3 / 0.033, 10**-1.5, 0.1, 10**-0.5, 1.0]),
-        (0.1, [0.1, 10**-0.5, 1.0]),
-        (1.0, []),
+        (0.5e-3 / 0.033, 0.9, [0.5e-3 / 0.033, 10**-1.5, 0.1, 10**-0.5, 1.0]),
+        (0.1, 4.0, [0.1, 10**-0.5, 1.0, 10**0.5, 10.0]),
+        (1.0, 0.5, []),
     ],
 )
-def test_half_decades(threshold: float, expected: list[float]) -> None:
-    np.testing.assert_allclose(spectrum_half_decades(threshold), expected)
+def test_half_decades(threshold: float, largest: float, expected: list[float]) -> None:
+    grid = Geometry.regular("one", 1, 4, 2, 10.0, threshold_mev=threshold)
+    sample = shower_features(np.full((2, 8), largest), np.full(2, 1e3), grid)
+    np.testing.assert_allclose(spectrum_half_decades(sample), expected)
 
 
 def test_table_as_cells_and_as_json(table: TargetTable) -> None:
@@ -204,7 +219,7 @@ def test_no_voxels_where_the_reference_has_some_is_minus_one(
 ) -> None:
     emptied = generated.select(np.arange(generated.n_showers))
     emptied.voxel_counts[:, :3] = 0
-    row = next(row for row in check_targets(reference, emptied, n_splits=2).rows if row.name == "15.2-31.6 keV")
+    row = next(row for row in check_targets(reference, emptied, n_splits=2).rows if row.name == "0.0152-0.0316 MeV")
     assert row.deviation.value == -1.0
     assert not row.passed
 
@@ -214,7 +229,7 @@ def test_both_without_voxels_is_no_deviation(reference: ShowerFeatures, generate
     for sample in emptied:
         sample.voxel_counts[:, :3] = 0
     found = check_targets(*emptied, n_splits=2)
-    row = next(row for row in found.rows if row.name == "15.2-31.6 keV")
+    row = next(row for row in found.rows if row.name == "0.0152-0.0316 MeV")
     assert row.passed
     assert row.deviation.value == 0.0
     assert not math.isinf(row.strain)

@@ -50,25 +50,28 @@ def test_mean_shower_of_regular_and_irregular_grids(name: str, tiny: Geometry) -
 
 
 def test_an_empty_shower_can_be_drawn(tiny: Geometry, examples: dict[str, ExampleShower]) -> None:
-    empty = {"model": ExampleShower(1e3, np.zeros(tiny.n_voxels))}
-    png_base64(displays.layer_images(tiny, examples | empty, n_layers=2))
-    png_base64(displays.shower_in_space(tiny, empty))
+    empty = ExampleShower(1e3, np.zeros(tiny.n_voxels))
+    images = displays.layer_images(tiny, examples | {"model": empty}, n_layers=2)
+    drawn = [item.get_array() for axes in images.axes for item in axes.collections if isinstance(item, QuadMesh)]
+    assert [bool(np.ma.count(array)) for array in drawn[:4]] == [True, True, False, False]
+    alone = displays.shower_in_space(tiny, {"model": empty})
+    assert len(alone.axes[0].collections[0].get_offsets()) == 0
+    assert alone.axes[0].get_title() == "model, 1 GeV"
+    png_base64(images)
+    png_base64(alone)
 
 
-def test_training_curves_group_stages_and_prefixes() -> None:
-    rows: list[dict[str, object]] = [
-        {"stage": "autoencoder", "epoch": k, "train": {"loss": 3.0 - k}, "validation_loss": 3.5 - k, "note": "x"}
-        for k in range(3)
-    ]
-    rows += [{"stage": "prior", "step": 10 * k, "energy_gap": 1.0 / (k + 1), "bad": float("nan")} for k in range(3)]
-    figure = displays.training_curves(rows)
-    panels = {axes.get_title(): axes for axes in figure.axes}
-    assert set(panels) == {"autoencoder: loss", "prior: energy_gap"}
-    lines = {line.get_label(): line.get_xydata() for line in panels["autoencoder: loss"].lines}
-    np.testing.assert_allclose(lines["train"], [[0, 3.0], [1, 2.0], [2, 1.0]])
-    np.testing.assert_allclose(lines["validation"][:, 1], [3.5, 2.5, 1.5])
-    np.testing.assert_allclose(panels["prior: energy_gap"].lines[0].get_xdata(), [0, 10, 20])
-    assert panels["prior: energy_gap"].get_xlabel() == "step"
+def test_showers_from_the_side_have_a_row_for_each_sample(tiny: Geometry, examples: dict[str, ExampleShower]) -> None:
+    rows = {name: [shower, shower] for name, shower in examples.items()}
+    figure = displays.showers_from_the_side(tiny, rows)
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title().split(",")[0] for axes in panels] == ["Geant4", "Geant4", "model", "model"]
+    eta, layers = tiny.voxel_centres()[0], tiny.voxel_layers()
+    for axes, shower in zip(panels, [s for row in rows.values() for s in row], strict=True):
+        points = axes.collections[0].get_offsets()
+        hit = shower.voxels > 0
+        expected = sorted(zip(layers[hit].tolist(), eta[hit].round(6).tolist(), strict=True))
+        assert sorted((int(x), round(float(y), 6)) for x, y in points) == expected
 
 
 def test_latent_energies_are_normalised_and_described() -> None:

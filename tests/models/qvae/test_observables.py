@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from calo4pqvae.errors import DataError
-from calo4pqvae.models.qvae.observables import Observables, Standardiser
+from calo4pqvae.models.qvae.observables import Observables
+from calo4pqvae.models.qvae.standardiser import Standardiser
 from calo4pqvae.showers.geometry import GEOMETRIES, Geometry
 from calo4pqvae.showers.transforms import Frame
 

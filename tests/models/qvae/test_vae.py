@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from calo4pqvae.errors import DataError
 from calo4pqvae.models.qvae.latent_prior import LatentPrior
 from calo4pqvae.models.qvae.likelihood import LogisticMixture
-from calo4pqvae.models.qvae.observables import Standardiser
 from calo4pqvae.models.qvae.relaxation import bit_entropy
+from calo4pqvae.models.qvae.standardiser import Standardiser
 from calo4pqvae.models.qvae.vae import LossTerms, ShowerAutoencoder
 from calo4pqvae.prior.graph.topology import complete_topology
 from calo4pqvae.showers.geometry import GEOMETRIES, Geometry
@@ -42,8 +42,8 @@ def prior_for(mode: str) -> LatentPrior:
 OPTIONS = [
     [],
     ["decoder.mask=false", "latent.relaxation=gumbolt"],
-    ["encoder.attention=true", "decoder.attention=true"],
-    ["decoder.mask=false", "decoder.attention=true", "encoder.voxels=logit"],
+    ["latent.factors=0", "encoder.attention=true", "decoder.attention=true"],
+    ["latent.factors=0", "decoder.mask=false", "decoder.attention=true", "encoder.voxels=logit"],
     ["latent.factors=0", "decoder.periodic=false", "decoder.components=1", "data.canonical_frame=false"],
     ["data.layout=scrambled", "data.canonical_frame=false", "latent.relaxation=gumbolt"],
 ]
@@ -116,7 +116,7 @@ def terms_by_hand(
     total = layer_energies.sum()
     mean, std = moments(autoencoder.observables.response, t)
     response = (total / energy - mean) / std
-    mean, std = moments(autoencoder.observables.layers, t)
+    mean, std = moments(autoencoder.observables.layers.scales, t)
     q = np.where(on, (np.sqrt(layer_energies / total) - mean) / std, 0.0)
     floor = (math.sqrt(threshold / total) - mean) / std
     log_layers = np.where(on, np.log(np.where(on, layer_energies, 1) / threshold), 0.0)
@@ -126,13 +126,19 @@ def terms_by_hand(
         return torch.from_numpy(np.asarray(values, dtype=np.float64)).reshape(1, -1)
 
     position = torch.full((1, 1), t, dtype=torch.float64)
-    law = autoencoder.layer_head(bits, position)
-    hit_map = autoencoder.voxel_head(bits, position, row(response), row(q), row(on), row(log_layers))
+    read = autoencoder.encoder.read(bits)
+    law = autoencoder.layer_head(read, position)
+    hit_map = autoencoder.voxel_head(read, position, row(response), row(q), row(on), row(log_layers))
     mask = autoencoder.voxel_head.mask
     voxels = torch.from_numpy(np.flatnonzero(shower > 0) if mask else np.arange(angles * radii * layers))
     log_counts = row(np.log(np.maximum(counts, 1)))
     mixture = autoencoder.voxel_head.activation(hit_map, torch.zeros_like(voxels), voxels, row(log_layers), log_counts)
-    centre, width = law.layer_mean[0].numpy(), law.layer_log_std[0].exp().numpy()
+    centre, width = law.layer_mean[0].numpy().copy(), law.layer_log_std[0].exp().numpy()
+    matrices = autoencoder.layer_head.noise.coefficients.detach().numpy()
+    residual = np.where(on, (q - centre) / width, 0.0)
+    for layer in range(layers):  # the noise of a layer leans on the residuals of those before it
+        row_of = sum(matrices[power][layer, :layer] * t**power for power in range(3))
+        centre[layer] += width[layer] * row_of @ residual[:layer]
     oracle = stats.truncnorm((floor - centre) / width, np.inf, loc=centre, scale=width)
     response_law = stats.norm(float(law.response_mean), float(law.response_log_std.exp()))
     return {
@@ -216,7 +222,7 @@ def dependence(autoencoder: ShowerAutoencoder, sample: Sample, n: int = 200) -> 
 
 def test_training_reduces_the_loss_and_later_levels_use_earlier_bits(grid: Geometry, sample: Sample) -> None:
     torch.manual_seed(0)
-    autoencoder = ShowerAutoencoder(small_config(), grid, LEVEL_SIZES)
+    autoencoder = ShowerAutoencoder(small_config("latent.factors=0"), grid, LEVEL_SIZES)
     autoencoder.fit_observables([sample])
     optimizer = torch.optim.Adam(autoencoder.parameters(), lr=5e-3)
 
@@ -343,7 +349,7 @@ def test_starting_values_come_from_the_showers(grid: Geometry, sample: Sample) -
     view = autoencoder.observables(sample[0][:64], sample[1][:64])
     bits = (noise(64) < 0.5).float()
     with torch.no_grad():
-        logits = autoencoder._hit_map(bits, view).logits
+        logits = autoencoder.voxel_head.of_view(autoencoder.encoder.read(bits), view).logits
     expected = (sample[0] > 0).float().view(-1, *grid.grid_shape).mean((0, 2))
     found = torch.sigmoid(logits).view(-1, *grid.grid_shape).mean((0, 2))
     torch.testing.assert_close(found, expected, rtol=0, atol=0.01)

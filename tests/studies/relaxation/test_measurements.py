@@ -98,7 +98,9 @@ def test_modes_of_fair_bits_relax_as_the_theory_says() -> None:
     times, after = measure_times(machine, state, 600, 3, generator)
     assert not times.is_lower_limit.any()
     assert not times.is_upper_limit[1:].any()
-    assert abs(times.relaxation[1:] / times.theory - 1).max() < 0.1
+    assert (
+        abs(times.relaxation[1:] - times.theory) < 4 * times.relaxation_error[1:]
+    ).all()  # any processor draws other numbers
     assert (times.relaxation_error[1:] < 0.08 * times.relaxation[1:]).all()
     assert times.slowest == 1
     assert after.n_chains == 400

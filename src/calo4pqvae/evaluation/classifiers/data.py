@@ -8,7 +8,7 @@ hit) and are unpacked a batch at a time, so that 100,000 showers against as many
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -53,6 +53,10 @@ class ClassifierInput(Protocol):
         """The inputs of some showers, (rows, n_inputs)."""
         ...
 
+    def part(self, rows: IndexArray) -> Self:
+        """A sample of some of the showers."""
+        ...
+
 
 class FeatureInput:
     """A matrix of features, any columns.
@@ -87,6 +91,10 @@ class FeatureInput:
     def batch(self, rows: IndexArray, dtype: torch.dtype) -> Tensor:
         """Rows of the matrix."""
         return torch.from_numpy(self.matrix[rows]).to(dtype)
+
+    def part(self, rows: IndexArray) -> "FeatureInput":
+        """Some of the showers."""
+        return FeatureInput(self.matrix[rows], None if self.energies is None else self.energies[rows])
 
 
 class VoxelInput:
@@ -131,6 +139,10 @@ class VoxelInput:
         showers, energies = self.store.batch(rows)
         showers.mul_(showers >= self._threshold)
         return torch.cat([energies.double().log10().to(dtype), showers.to(dtype) / energies.to(dtype)], dim=1)
+
+    def part(self, rows: IndexArray) -> "VoxelInput":
+        """Some of the showers."""
+        return VoxelInput(self.store.subset(rows), self.geometry)
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,6 +50,7 @@ from calo4pqvae.evaluation.classifiers.data import (
 )
 from calo4pqvae.evaluation.classifiers.networks import Perceptron, ResidualNetwork, Stem
 from calo4pqvae.evaluation.classifiers.rows import LabelledRows, Standardiser
+from calo4pqvae.evaluation.classifiers.symmetry import Symmetry
 from calo4pqvae.evaluation.metrics.estimate import Estimate
 from calo4pqvae.evaluation.metrics.receiver_operating import auc_components, jensen_shannon
 from calo4pqvae.seeds import stream
@@ -59,7 +60,6 @@ __all__ = [
     "ClassifierRun",
     "ClassifierSettings",
     "TrainedClassifier",
-    "auc_shift",
     "classifier_settings",
     "classify",
     "combine_runs",
@@ -68,7 +68,7 @@ __all__ = [
 
 FloatArray = NDArray[np.float64]
 Kind = Literal["low", "high", "cnn"]
-Form = Literal["quick", "full", "custom"]
+Form = Literal["quick", "plain", "full", "custom"]
 Progress = Callable[[int, int, float], None]
 
 _CLIP = 1e-6
@@ -80,10 +80,11 @@ class ClassifierSettings:
 
     Args:
         kind: ``low``, ``high`` or ``cnn``.
-        form: ``full`` or ``quick`` as they stand; ``custom`` for anything else.
+        form: ``full``, ``quick`` or ``plain`` as they stand; ``custom`` for anything else.
         hidden: Widths of the hidden layers of a perceptron.
         planes: Channels of the groups of a residual network.
         blocks: Blocks in each group.
+        is_turned: Whether every shower is turned and mirrored at random whenever it is learnt from.
         is_patched: Whether the residual network cuts the grid into patches, as the quick form does.
         dtype: ``float64`` or ``float32``.
         preparation: ``standardised`` brings inputs to mean 0 and standard deviation 1, as they are in the training
@@ -99,6 +100,7 @@ class ClassifierSettings:
     hidden: tuple[int, ...] = (2048, 2048, 2048)
     planes: tuple[int, ...] = (32, 64, 64, 128)
     blocks: int = 2
+    is_turned: bool = False
     is_patched: bool = False
     dtype: Literal["float32", "float64"] = "float64"
     preparation: Literal["none", "standardised", "decorrelated"] = "none"
@@ -116,18 +118,19 @@ def classifier_settings(kind: Kind, form: Form = "quick") -> ClassifierSettings:
     """
     if (kind, form) not in _SETTINGS:
         raise ConfigError(
-            f"there is no {form!r} classifier of kind {kind!r}; choose low, high or cnn, in the form quick or full"
+            f"there is no {form!r} classifier of kind {kind!r}; choose low, high or cnn, as quick, plain or full"
         )
     return _SETTINGS[kind, form]
 
 
-def _quick(kind: Kind, learning_rate: float, max_epochs: int, patience: int) -> ClassifierSettings:
+def _quick(form: Form, kind: Kind, learning_rate: float, max_epochs: int, patience: int) -> ClassifierSettings:
     return ClassifierSettings(
         kind,
-        "quick",
+        form,
         hidden=(256, 256),
         planes=(16, 32),
         blocks=1,
+        is_turned=form == "quick",
         is_patched=True,
         dtype="float32",
         preparation="decorrelated" if kind == "high" else "standardised",
@@ -142,9 +145,12 @@ _SETTINGS: Mapping[tuple[str, str], ClassifierSettings] = {
     ("low", "full"): ClassifierSettings("low", "full"),
     ("high", "full"): ClassifierSettings("high", "full"),
     ("cnn", "full"): ClassifierSettings("cnn", "full"),
-    ("low", "quick"): _quick("low", 2e-4, 8, 3),
-    ("high", "quick"): _quick("high", 5e-4, 30, 8),
-    ("cnn", "quick"): _quick("cnn", 1e-3, 8, 3),
+    ("low", "plain"): _quick("plain", "low", 2e-4, 8, 3),
+    ("high", "plain"): _quick("plain", "high", 5e-4, 30, 8),
+    ("cnn", "plain"): _quick("plain", "cnn", 1e-3, 8, 3),
+    ("low", "quick"): _quick("quick", "low", 2e-4, 24, 6),
+    ("high", "quick"): _quick("quick", "high", 5e-4, 30, 8),
+    ("cnn", "quick"): _quick("quick", "cnn", 1e-3, 24, 6),
 }
 
 
@@ -210,6 +216,15 @@ class ClassifierResult:
     def seeds(self) -> tuple[int, ...]:
         """Seeds of the runs."""
         return tuple(run.seed for run in self.runs)
+
+    @property
+    def error_kind(self) -> str:
+        """What the error of the AUC is."""
+        return "spread over trainings or DeLong, the larger"
+
+    def row_settings(self) -> dict[str, object]:
+        """What a table says beside the AUC."""
+        return {"form": self.form, "jsd_bits": self.jsd.value, "trainings": len(self.runs)}
 
     def to_dict(self) -> dict[str, object]:
         """All numbers as plain data."""
@@ -305,17 +320,6 @@ def combine_runs(runs: Sequence[ClassifierRun], warnings: tuple[str, ...] = ()) 
     )
 
 
-def auc_shift(first: ClassifierResult, second: ClassifierResult) -> Estimate:
-    """AUC of ``first`` less AUC of ``second``, errors in quadrature, as for independent generated samples.
-
-    Raises:
-        ConfigError: If the classifiers have different settings, such as a quick and a full one.
-    """
-    _check_alike([first.settings, second.settings])
-    error = float(np.hypot(first.auc.error, second.auc.error))
-    return Estimate(first.auc.value - second.auc.value, error, min(first.auc.n, second.auc.n))
-
-
 def train_classifier(
     reference: ClassifierInput,
     generated: ClassifierInput,
@@ -363,11 +367,13 @@ def _fit(
     progress: Progress | None,
 ) -> tuple[int, int]:
     """Trains, leaves the weights of the best test accuracy in ``network``; best epoch and number of epochs."""
+    turn = Symmetry.of(rows["train"].samples[0]) if settings.is_turned else None
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
     best, best_epoch, epoch = -1.0, 0, 0
     kept: dict[str, torch.Tensor] = {}
     for epoch in range(1, settings.max_epochs + 1):
-        _train_epoch(network, rows["train"], optimiser, settings.batch_size, stream(seed, "classifier order", epoch))
+        order = stream(seed, "classifier order", epoch)
+        _train_epoch(network, rows["train"], optimiser, settings.batch_size, order, turn)
         accuracy = float(np.mean((_logits(network, rows["test"]) > 0) == rows["test"].labels))
         if accuracy > best:
             best, best_epoch = accuracy, epoch
@@ -386,6 +392,7 @@ def _train_epoch(
     optimiser: torch.optim.Optimizer,
     batch_size: int,
     generator: torch.Generator,
+    turn: Symmetry | None,
 ) -> None:
     network.train()
     order = torch.randperm(len(rows), generator=generator)
@@ -393,6 +400,7 @@ def _train_epoch(
         inputs, labels = rows.batch(order[start : start + batch_size])
         if len(inputs) < 2:  # batch normalisation has no variance of a single shower
             continue
+        inputs = inputs if turn is None else turn(inputs, generator)
         optimiser.zero_grad(set_to_none=True)
         loss = nn.functional.binary_cross_entropy_with_logits(network(inputs), labels)
         loss.backward()  # type: ignore[no-untyped-call]

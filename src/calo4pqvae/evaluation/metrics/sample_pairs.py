@@ -71,7 +71,7 @@ def scaled_pair(reference: FloatArray, generated: FloatArray) -> tuple[FloatArra
 
 
 def floor_and_value(
-    distance: Distance[Result], *, reference: ArrayLike, generated: ArrayLike, seed: int = 0
+    distance: Distance[Result], *, reference: ArrayLike, generated: ArrayLike, seed: int = 0, size: int | None = None
 ) -> FloorAndValue[Result]:
     """A distance and its floor at the same sample sizes.
 
@@ -79,7 +79,9 @@ def floor_and_value(
         distance: Called with ``reference=`` and ``generated=``; settings and seed are bound to it before.
         reference: Features of Geant4 showers, (N, F).
         generated: Features of generated showers, (M, F).
-        seed: Seed of the random parts: half of the reference each, or all generated showers if these are fewer.
+        seed: Seed of the random parts.
+        size: Showers of each part; at most, and by default, half of the reference, or all generated showers if these
+            are fewer.
 
     Raises:
         DataError: As :func:`checked_pair`, or if the parts have fewer than two showers.
@@ -95,7 +97,7 @@ def floor_and_value(
         20
     """
     first, second = checked_pair(reference, generated)
-    size = min(len(first) // 2, len(second))
+    size = min(len(first) // 2, len(second), size or len(second))
     if size < 2:
         raise DataError(f"a reference of {len(first)} showers cannot be split for a floor; give at least 4")
     order = np.random.default_rng(derive_seed(seed, "floor", "reference")).permutation(len(first))

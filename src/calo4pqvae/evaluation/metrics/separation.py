@@ -20,7 +20,7 @@ ranges for eta and phi: centres within 100 mm (500 mm in layers 12 and 13), widt
 observables are averaged over the layers. Entries outside a range are lost, as in the challenge, so that an empty layer
 does not enter the energy of that layer. Layers made of whole rings have no eta and phi. The challenge's voxel bins need
 the voxels a second time, once the largest is known (:class:`VoxelSpectra`); without them the voxel spectrum uses this
-package's own bins, ten a decade.
+package's own bins, ten a decade. Bins of 0.1 in ln e show what the 49 hide, such as a smeared single-particle peak.
 
 The error is a bootstrap one over showers of both samples, the same draws for all observables. A separation power is
 never negative and its expectation grows with 1/n, so it must be read beside its floor and not beside zero, and at the
@@ -31,7 +31,8 @@ References:
     Krause et al., arXiv 2410.21611; Diefenbacher et al., arXiv 2009.03796, eq. 15.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +46,7 @@ from calo4pqvae.evaluation.metrics.chi_square import ChiSquare, bunched_chi_squa
 from calo4pqvae.evaluation.metrics.estimate import Estimate, Splits, separation_power, split_halves
 from calo4pqvae.showers.geometry import Geometry
 
-__all__ = ["SeparationPower", "VoxelSpectra", "separation_powers", "voxel_spectrum"]
+__all__ = ["SeparationPower", "VoxelSpectra", "separation_powers", "voxel_spectra"]
 
 FloatArray = NDArray[np.float64]
 CountArray = NDArray[np.int32]
@@ -53,6 +54,7 @@ CountArray = NDArray[np.int32]
 _OUTER_RADIUS_MM = 41.85
 _DATASET_1_OUTER_LAYERS = (12, 13)
 _VOXEL_BINS = 49
+_FINE_WIDTH = 0.1
 _CHUNK = 1000
 
 
@@ -114,7 +116,7 @@ class VoxelSpectra:
         """
         first, second = np.asarray(reference), np.asarray(generated)
         edges = cls.edges_of(float(np.max(first, initial=0.0)), geometry)
-        counts = [voxel_spectrum(_slices(part), edges, geometry) for part in (first, second)]
+        counts = [voxel_spectra(_slices(part), (edges,), geometry)[0] for part in (first, second)]
         return cls(edges, counts[0], counts[1])
 
     @staticmethod
@@ -129,31 +131,45 @@ class VoxelSpectra:
             raise DataError(f"no voxel of the reference is above {low:g} MeV; check that its energies are in MeV")
         return np.geomspace(low, maximum_mev, _VOXEL_BINS + 1)
 
+    @staticmethod
+    def fine_edges_of(maximum_mev: float, geometry: Geometry) -> FloatArray:
+        """Edges of bins of 0.1 in ln e, from the threshold to beyond the largest voxel of the reference, in MeV."""
+        low = max(geometry.threshold_mev, 1e-4)
+        n_bins = max(1, math.ceil(math.log(maximum_mev / low) / _FINE_WIDTH))
+        return np.asarray(low * np.exp(_FINE_WIDTH * np.arange(n_bins + 1)))
 
-def voxel_spectrum(chunks: Iterable[NDArray[Any]], edges: FloatArray, geometry: Geometry) -> CountArray:
-    """Number of voxels of each shower in each bin of voxel energy, (N, bins); others are lost.
+    def select(self, reference: NDArray[np.bool_], generated: NDArray[np.bool_]) -> "VoxelSpectra":
+        """The spectra of some showers."""
+        return VoxelSpectra(self.edges, self.reference[reference], self.generated[generated])
+
+
+def voxel_spectra(
+    chunks: Iterable[NDArray[Any]], edges: Sequence[FloatArray], geometry: Geometry
+) -> tuple[CountArray, ...]:
+    """Number of voxels of each shower in each bin of voxel energy, (N, bins) for each set of edges; others are lost.
 
     Args:
         chunks: Showers in MeV, (rows, V) at a time.
-        edges: Edges in MeV, increasing; the last bin contains its upper edge.
+        edges: Sets of edges in MeV, increasing; a last bin contains its upper edge.
         geometry: The grid, for its width and threshold.
 
     Raises:
         DataError: If a chunk has another width.
     """
-    n_bins = len(edges) - 1
-    parts = [np.zeros((0, n_bins), dtype=np.int32)]
+    parts: list[list[CountArray]] = [[np.zeros((0, len(each) - 1), dtype=np.int32)] for each in edges]
     for showers in chunks:
         if showers.ndim != 2 or showers.shape[1] != geometry.n_voxels:
             raise DataError(f"showers of shape {showers.shape} do not fit {geometry.name}: {geometry.n_voxels} voxels")
         rows, columns = np.nonzero(showers >= np.float64(geometry.threshold_mev))
         values = showers[rows, columns].astype(np.float64)
-        bins = np.searchsorted(edges, values, side="right") - 1
-        bins[values == edges[-1]] = n_bins - 1
-        inside = (bins >= 0) & (bins < n_bins) & (values > 0)
-        counts = np.bincount(rows[inside] * n_bins + bins[inside], minlength=len(showers) * n_bins)
-        parts.append(counts.reshape(len(showers), n_bins).astype(np.int32))
-    return np.concatenate(parts)
+        for each, found in zip(edges, parts, strict=True):
+            n_bins = len(each) - 1
+            bins = np.searchsorted(each, values, side="right") - 1
+            bins[values == each[-1]] = n_bins - 1
+            inside = (bins >= 0) & (bins < n_bins) & (values > 0)
+            counts = np.bincount(rows[inside] * n_bins + bins[inside], minlength=len(showers) * n_bins)
+            found.append(counts.reshape(len(showers), n_bins).astype(np.int32))
+    return tuple(np.concatenate(found) for found in parts)
 
 
 def separation_powers(
@@ -162,7 +178,8 @@ def separation_powers(
     *,
     n_splits: int = 20,
     seed: int = 0,
-    spectra: VoxelSpectra | None = None,
+    spectra: Mapping[str, VoxelSpectra] | None = None,
+    size: int | None = None,
 ) -> list[SeparationPower]:
     """Separation powers and chi-squares between two samples.
 
@@ -171,24 +188,27 @@ def separation_powers(
         generated: Generated showers of the same geometry.
         n_splits: Bootstrap repetitions, and random splits of the reference for the floor.
         seed: Seed of both.
-        spectra: Voxel energies in the challenge's bins; by default the bins of the features.
+        spectra: Spectra of voxel energies by the name of the observable; by default "voxel energy" in the bins of the
+            features.
+        size: Showers of each part that floor and matched value are between; at most, and by default, half of the
+            reference, or all generated showers if these are fewer.
 
     Raises:
         DataError: If the samples are of different grids, too small to split, or ``spectra`` is of other showers.
     """
+    if spectra is None:
+        own = VoxelSpectra(reference.voxel_edges, reference.voxel_counts, generated.voxel_counts)
+        spectra = {"voxel energy": own}
     _check(reference, generated, spectra)
-    draws = _Draws.make(reference.n_showers, generated.n_showers, n_splits, seed)
+    draws = _Draws.make(reference.n_showers, generated.n_showers, n_splits, seed, size)
     powers = []
-    for name in _NAMES:
-        if name == "voxel energy":
-            counts = (reference.voxel_counts, generated.voxel_counts)
-            if spectra is not None:
-                counts = (spectra.reference, spectra.generated)
-            powers.append(_separate(name, _Binned.of_counts(counts[0]), _Binned.of_counts(counts[1]), draws))
+    for name in (*_NAMES[:2], *spectra, *_NAMES[2:]):
+        if name in spectra:
+            counts = spectra[name]
+            pair = _Binned.of_counts(counts.reference), _Binned.of_counts(counts.generated)
         else:
-            powers.append(
-                _separate(name, _binned(name, reference, reference), _binned(name, reference, generated), draws)
-            )
+            pair = _binned(name, reference, reference), _binned(name, reference, generated)
+        powers.append(_separate(name, *pair, draws))
     return powers
 
 
@@ -232,9 +252,9 @@ class _Draws:
     size: int = field(default=0)
 
     @classmethod
-    def make(cls, n: int, m: int, n_draws: int, seed: int) -> "_Draws":
+    def make(cls, n: int, m: int, n_draws: int, seed: int, most: int | None) -> "_Draws":
         generator = np.random.default_rng(seed)
-        size = min(n // 2, m)
+        size = min(n // 2, m, most or m)
         splits = list(split_halves(n, n_draws, seed, size))
         first, second = (
             generator.multinomial(length, np.full(length, 1 / length), n_draws).astype(np.float64) for length in (n, m)
@@ -286,7 +306,7 @@ def _slices(showers: NDArray[Any]) -> Iterable[NDArray[Any]]:
     return (showers[start : start + _CHUNK] for start in range(0, len(showers), _CHUNK))
 
 
-def _check(reference: ShowerFeatures, generated: ShowerFeatures, spectra: VoxelSpectra | None) -> None:
+def _check(reference: ShowerFeatures, generated: ShowerFeatures, spectra: Mapping[str, VoxelSpectra]) -> None:
     if reference.geometry.layers != generated.geometry.layers:
         raise DataError(
             f"the samples are on the grids {reference.geometry.name} and {generated.geometry.name}; "
@@ -295,17 +315,17 @@ def _check(reference: ShowerFeatures, generated: ShowerFeatures, spectra: VoxelS
     if min(reference.n_showers // 2, generated.n_showers) < 1:
         raise DataError("separation powers need at least two reference showers and a generated one; add some")
     sizes = (reference.n_showers, generated.n_showers)
-    if spectra is not None and (len(spectra.reference), len(spectra.generated)) != sizes:
-        raise DataError(
-            f"the voxel spectra are of {len(spectra.reference)} and {len(spectra.generated)} showers, the features of "
-            f"{sizes[0]} and {sizes[1]}; make both of the same showers"
-        )
+    for spectrum in spectra.values():
+        if (len(spectrum.reference), len(spectrum.generated)) != sizes:
+            raise DataError(
+                f"the voxel spectra are of {len(spectrum.reference)} and {len(spectrum.generated)} showers, the "
+                f"features of {sizes[0]} and {sizes[1]}; make both of the same showers"
+            )
 
 
 _NAMES = (
     "E_tot / E_inc",
     "layer energy",
-    "voxel energy",
     "centre of energy eta",
     "centre of energy phi",
     "centre of energy r",

@@ -9,8 +9,12 @@ occupancy                   mean fraction of voxels above the threshold, within 
 longitudinal profile        mean of E_l / E_inc in every layer that holds more than 1 % of the reference's energy:
                             within 10 %, or within three standard errors where these are larger
 voxel spectrum              mean number of voxels a shower in every half-decade of voxel energy from the threshold
-                            to 1 MeV: within a factor of 2
+                            to the largest voxel of the reference: within 10 %, or within three standard errors
+                            where these are larger
 ==========================  ===================================================================================
+
+Classifiers and the separation power of the spectrum add rows of their own
+(:mod:`calo4pqvae.evaluation.acceptance`).
 
 Deviations are generated / reference - 1, taken at equal incident energies, with analytic standard errors
 (:mod:`calo4pqvae.evaluation.metrics.estimate`). Beside each stands what Geant4 shows against itself between random
@@ -35,16 +39,26 @@ from calo4pqvae.evaluation.metrics.estimate import (
     width_means,
 )
 
-__all__ = ["FAMILIES", "TargetRow", "TargetTable", "check_targets", "large_layers", "spectrum_half_decades"]
+__all__ = [
+    "ALL_ENERGIES",
+    "FAMILIES",
+    "TargetRow",
+    "TargetTable",
+    "check_targets",
+    "large_layers",
+    "spectrum_half_decades",
+]
 
 FloatArray = NDArray[np.float64]
 
-FAMILIES = ("response", "response width", "occupancy", "longitudinal profile", "voxel spectrum")
+FAMILIES = ("classifiers", "response", "response width", "occupancy", "longitudinal profile", "voxel spectrum")
+ALL_ENERGIES = "all energies"
+"""What stands in place of a third where all showers are compared together."""
 
-_RESPONSE, _WIDTH, _OCCUPANCY, _PROFILE, _FACTOR = 0.015, 0.15, 0.03, 0.10, 2.0
-_PROFILE_STANDARD_ERRORS = 3.0
+_RESPONSE, _WIDTH, _OCCUPANCY, _PROFILE = 0.015, 0.15, 0.03, 0.10
+_STANDARD_ERRORS = 3.0
+_PROFILES = ("longitudinal profile", "voxel spectrum")
 _LAYER_SHARE = 0.01
-_SPECTRUM_TOP_MEV = 1.0
 _LEAST_SHOWERS = 20
 
 
@@ -62,6 +76,7 @@ class TargetRow:
         allowed: Least and greatest deviation that pass.
         floor: Size of the deviation between random halves of the reference.
         passed: Whether the deviation is within ``allowed``.
+        words: What is allowed, in words; by default made of ``allowed``.
     """
 
     family: str
@@ -73,6 +88,7 @@ class TargetRow:
     allowed: tuple[float, float]
     floor: Splits
     passed: bool
+    words: str = ""
 
     @property
     def strain(self) -> float:
@@ -148,7 +164,7 @@ class TargetTable:
             "generated": str(row.generated),
             "Geant4": str(row.reference),
             "deviation": f"{row.deviation.value:+.1%} ± {row.deviation.error:.1%}",
-            "allowed": _allowed_in_words(row),
+            "allowed": row.words or _allowed_in_words(row),
             "Geant4 itself": f"{row.floor.median:.1%} ({row.floor.quantile84:.1%})",
         }
 
@@ -188,12 +204,13 @@ def check_targets(
     return TargetTable(tuple(sorted(rows, key=lambda row: order[row.family])))
 
 
-def spectrum_half_decades(threshold_mev: float) -> list[float]:
-    """Edges in MeV of the half-decades from the threshold to 1 MeV; empty if the threshold is not below 1 MeV."""
-    if threshold_mev >= _SPECTRUM_TOP_MEV:
+def spectrum_half_decades(reference: ShowerFeatures) -> list[float]:
+    """Edges in MeV of the half-decades from the threshold to beyond the largest voxel; empty if no voxel is hit."""
+    filled = np.flatnonzero(reference.voxel_counts.sum(axis=0))
+    if not len(filled):
         return []
-    low = max(threshold_mev, 1e-4)
-    steps = np.arange(np.floor(2 * np.log10(low)) + 1, 1)
+    low, high = float(reference.voxel_edges[0]), float(reference.voxel_edges[filled[-1] + 1])
+    steps = np.arange(np.floor(2 * np.log10(low)) + 1, np.ceil(2 * np.log10(high) - 1e-6) + 1)
     return [low, *(float(10 ** (step / 2)) for step in steps if 10 ** (step / 2) > low * (1 + 1e-6))]
 
 
@@ -207,8 +224,9 @@ def _rows_of_bin(
     label: str, reference: ShowerFeatures, generated: ShowerFeatures, n_splits: int, seed: int
 ) -> list[TargetRow]:
     layers = large_layers(reference)
-    headings = [*_headings(layers, reference.geometry.threshold_mev), ("response width", "response width")]
-    expected, found = _columns(reference, layers), _columns(generated, layers)
+    edges = spectrum_half_decades(reference)
+    headings = [*_headings(layers, edges), ("response width", "response width")]
+    expected, found = _columns(reference, layers, edges), _columns(generated, layers, edges)
     energies = reference.incident_energy
     pairs = _compare(expected, energies, found, generated.incident_energy)
     floors = _floors(expected, energies, n_splits, seed)
@@ -218,20 +236,16 @@ def _rows_of_bin(
     ]
 
 
-def _headings(layers: list[int], threshold_mev: float) -> list[tuple[str, str]]:
+def _headings(layers: list[int], edges: list[float]) -> list[tuple[str, str]]:
     """Family and name of each column of ``_columns``."""
-    spectrum = [
-        ("voxel spectrum", f"{1e3 * low:.3g}-{1e3 * high:.3g} keV")
-        for low, high in itertools.pairwise(spectrum_half_decades(threshold_mev))
-    ]
+    spectrum = [("voxel spectrum", f"{low:.3g}-{high:.3g} MeV") for low, high in itertools.pairwise(edges)]
     profile = [("longitudinal profile", f"layer {layer}") for layer in layers]
     return [("response", "response"), ("occupancy", "occupancy"), *profile, *spectrum]
 
 
-def _columns(features: ShowerFeatures, layers: list[int]) -> FloatArray:
+def _columns(features: ShowerFeatures, layers: list[int], edges: list[float]) -> FloatArray:
     """The features whose means are compared, (N, K); column 0 is the response."""
-    edges = np.array(spectrum_half_decades(features.geometry.threshold_mev))
-    starts = np.searchsorted(features.voxel_edges, edges * (1 - 1e-9))
+    starts = np.searchsorted(features.voxel_edges, np.array(edges) * (1 - 1e-9))
     counts = [features.voxel_counts[:, low:high].sum(axis=1) for low, high in itertools.pairwise(starts)]
     profile = features.layer_response[:, layers]
     return np.column_stack([features.response, features.occupancy, profile, *counts])
@@ -264,25 +278,23 @@ def _row(family: str, name: str, third: str, pair: tuple[Estimate, Estimate], fl
     deviation = relative_deviation(generated, reference)
     if generated.value == reference.value:  # both may be zero
         deviation = Estimate(0.0, deviation.error, deviation.n)
-    allowed = _allowed(family, deviation)
+    error = float(np.hypot(generated.error, reference.error)) / reference.value if reference.value > 0 else np.nan
+    allowed = _allowed(family, deviation.error if family == _PROFILES[0] else error)
     passed = bool(allowed[0] <= deviation.value <= allowed[1])
     return TargetRow(family, name, third, generated, reference, deviation, allowed, floor, passed)
 
 
-def _allowed(family: str, deviation: Estimate) -> tuple[float, float]:
-    if family == "voxel spectrum":
-        return 1 / _FACTOR - 1, _FACTOR - 1
-    if family == "longitudinal profile":
-        limit = max(_PROFILE, _PROFILE_STANDARD_ERRORS * np.nan_to_num(deviation.error))
+def _allowed(family: str, error: float) -> tuple[float, float]:
+    """Least and greatest deviation, of which the error is one if the two samples agree."""
+    if family in _PROFILES:
+        limit = max(_PROFILE, _STANDARD_ERRORS * np.nan_to_num(error))
         return -float(limit), float(limit)
     limit = {"response": _RESPONSE, "response width": _WIDTH, "occupancy": _OCCUPANCY}[family]
     return -limit, limit
 
 
 def _allowed_in_words(row: TargetRow) -> str:
-    if row.family == "voxel spectrum":
-        return f"factor {_FACTOR:g}"
-    return f"± {row.allowed[1]:.1%}" + (" (3 s.e.)" if row.allowed[1] > _PROFILE and row.family == FAMILIES[3] else "")
+    return f"± {row.allowed[1]:.1%}" + (" (3 s.e.)" if row.allowed[1] > _PROFILE and row.family in _PROFILES else "")
 
 
 def _finite(value: float) -> float | None:

@@ -105,6 +105,7 @@ def wasserstein_distances(
     names: Sequence[str] | None = None,
     n_splits: int = 20,
     seed: int = 0,
+    size: int | None = None,
 ) -> list[WassersteinDistance]:
     """Distances of all features.
 
@@ -114,6 +115,8 @@ def wasserstein_distances(
         names: What the features are called; by default their numbers.
         n_splits: Bootstrap draws, and random splits of the reference.
         seed: Seed of both.
+        size: Showers of each part that floor and matched value are between; at most, and by default, half of the
+            reference, or all generated showers if these are fewer.
 
     Raises:
         DataError: If the samples do not fit each other or the names, are not finite, or have fewer than 4 showers.
@@ -125,8 +128,8 @@ def wasserstein_distances(
         raise DataError(f"{len(labels)} names are given for {width} features; give one for each")
     if min(n, m) < 4:
         raise DataError(f"Wasserstein distances with errors need at least 4 showers a sample; there are {n} and {m}")
-    weights = _weights(n, m, n_splits, seed)
-    size = min(n // 2, m)
+    size = min(n // 2, m, size or m)
+    weights = _weights(n, m, n_splits, seed, size)
     found = []
     for column, name in enumerate(labels):
         values = _distances(first[:, column], second[:, column], weights)
@@ -180,7 +183,7 @@ def wasserstein_summary(
     return summaries
 
 
-def _weights(n: int, m: int, n_splits: int, seed: int) -> FloatArray:
+def _weights(n: int, m: int, n_splits: int, seed: int, size: int) -> FloatArray:
     """Signed weights of the pooled showers, (1 + 3 n_splits, n + m): all, bootstrap draws, matched, floor."""
     generator = np.random.default_rng(derive_seed(seed, "wasserstein"))
     weights = np.zeros((1 + 3 * n_splits, n + m))
@@ -188,7 +191,6 @@ def _weights(n: int, m: int, n_splits: int, seed: int) -> FloatArray:
     draws, matched, floor = (weights[1 + part * n_splits : 1 + (part + 1) * n_splits] for part in range(3))
     draws[:, :n] = generator.multinomial(n, np.full(n, 1 / n), n_splits) / n
     draws[:, n:] = -generator.multinomial(m, np.full(m, 1 / m), n_splits) / m
-    size = min(n // 2, m)
     for row, (one, other) in enumerate(split_halves(n, n_splits, derive_seed(seed, "wasserstein halves"), size)):
         matched[row, one] = floor[row, one] = 1 / size
         floor[row, other] = -1 / size

@@ -149,7 +149,10 @@ def compare(
 def _compare_ratio(
     axes: Axes, edges: FloatArray, reference: Curve, generated: Mapping[str, Curve], spread: float
 ) -> None:
-    """Points generated / reference; those whose error exceeds the range of the panel are left out."""
+    """Points generated / reference; outside the panel, a triangle at its edge points to where the value is.
+
+    Points whose error exceeds the range of the panel say nothing and are left out.
+    """
     relative = _divide(reference.errors, reference.values)
     axes.axhline(1.0, color=_EDGE, linewidth=1.0)
     _band(axes, edges, np.ones_like(reference.values), np.minimum(relative, 2 * spread))
@@ -158,7 +161,14 @@ def _compare_ratio(
         told = np.isfinite(values) & (np.hypot(errors, relative) < spread)
         colour, marker = line_style(position)["color"], _MARKERS[position % len(_MARKERS)]
         centres = _centres(axes, edges, position, len(generated))
-        axes.errorbar(centres[told], values[told], errors[told], fmt=marker, color=colour, markersize=3, elinewidth=1.0)
+        inside = told & (np.abs(values - 1) <= spread)
+        axes.errorbar(
+            centres[inside], values[inside], errors[inside], fmt=marker, color=colour, markersize=3, elinewidth=1.0
+        )
+        for edge, shape in ((1 - 0.93 * spread, "v"), (1 + 0.93 * spread, "^")):
+            outside = np.isfinite(values) & (values < 1 - spread if shape == "v" else values > 1 + spread)
+            outside &= np.abs(values - 1) - spread > np.hypot(errors, relative)
+            axes.plot(centres[outside], np.full(outside.sum(), edge), shape, color=colour, markersize=6, zorder=5)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(1 - spread, 1 + spread)
     axes.set_ylabel("ratio", loc="center")

@@ -1,4 +1,4 @@
-"""Pictures of showers and of training: events in three dimensions and layer by layer, mean showers, curves.
+"""Pictures of showers: events from the side, in three dimensions and layer by layer, mean showers, latent energies.
 
 A voxel (layer, angle, ring) is drawn where it is: the layer along the axis of the cylinder, angle and radius across it.
 Colours are logarithmic in energy and common to the panels of a figure.
@@ -25,13 +25,12 @@ __all__ = [
     "layer_images",
     "mean_shower_images",
     "shower_in_space",
-    "training_curves",
+    "showers_from_the_side",
 ]
 
 FloatArray = NDArray[np.float64]
 
 _COLOURS = "viridis_r"
-_NOT_DRAWN = ("epoch", "step", "time", "seconds", "seed")
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,36 @@ class ExampleShower:
 
     incident_energy: float
     voxels: FloatArray
+
+
+@styled
+def showers_from_the_side(geometry: Geometry, examples: Mapping[str, Sequence[ExampleShower]]) -> Figure:
+    """Single showers from the side, a row for each sample: layer along, eta across; larger and darker with energy."""
+    n_columns = max(map(len, examples.values()))
+    figure, panels, _ = grid(n_columns, len(examples), width=3.2, height=2.6)
+    eta = geometry.voxel_centres()[0]
+    layer = geometry.voxel_layers()
+    norm = _norm(geometry, [shower.voxels for row in examples.values() for shower in row])
+    outer = max(item.radial_edges[-1] for item in geometry.layers)
+    points = None
+    for row, (name, showers) in enumerate(examples.items()):
+        for column, shower in enumerate(showers):
+            axes = panels[row * n_columns + column]
+            order = np.argsort(shower.voxels)
+            order = order[shower.voxels[order] > 0]
+            energy = shower.voxels[order]
+            area = 3 + 40 * np.clip(np.asarray(norm(energy)), 0, 1) ** 3
+            points = axes.scatter(
+                layer[order], eta[order], c=energy, s=area, cmap=_COLOURS, norm=norm, linewidths=0, rasterized=True
+            )
+            axes.set(
+                title=f"{name}, {_gev(shower.incident_energy)}", xlim=(-1, geometry.n_layers), ylim=(-outer, outer)
+            )
+            axes.set_xlabel("layer" if row == len(examples) - 1 else "")
+            axes.set_ylabel("eta [mm]" if column == 0 else "")
+    if points is not None:
+        figure.colorbar(points, ax=panels, label="voxel energy [MeV]", shrink=0.8)
+    return figure
 
 
 @styled
@@ -119,39 +148,6 @@ def mean_shower_images(reference: ShowerFeatures, generated: Mapping[str, Shower
 
 
 @styled
-def training_curves(rows: Sequence[Mapping[str, object]], n_columns: int = 3) -> Figure:
-    """Every number that was logged, against the epoch or step.
-
-    Args:
-        rows: One dictionary a line of the log; nested ones are flattened. Numbers whose names differ only by a leading
-            ``train`` or ``validation`` share a panel. Each ``stage`` has panels of its own. The abscissa is ``epoch``,
-            else ``step``, else the line's number.
-        n_columns: Panels in a row.
-    """
-    series: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
-    for position, row in enumerate(rows):
-        abscissa = next((key for key in ("epoch", "step") if key in row), "line")
-        x = _number(row.get(abscissa, position))
-        stage = f"{row['stage']}: " if "stage" in row else ""
-        for key, value in _flat(row):
-            y = _number(value)
-            if x is not None and y is not None and key not in _NOT_DRAWN:
-                panel, line = _panel_of(key)
-                series.setdefault((stage + panel, abscissa), {}).setdefault(line, []).append((x, y))
-    figure, panels, _ = grid(n_columns, max(1, -(-len(series) // n_columns)), width=4.2, height=2.8)
-    for axes, ((panel, abscissa), lines) in zip(panels, series.items(), strict=False):
-        for position, (name, points) in enumerate(lines.items()):
-            axes.plot(*np.array(points).T, label=name, marker="." if len(points) < 40 else None, **line_style(position))
-        axes.set(title=panel, xlabel=abscissa)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        if any(lines):
-            axes.legend()
-    for axes in panels[len(series) :]:
-        axes.remove()
-    return figure
-
-
-@styled
 def latent_energies(energies: Mapping[str, FloatArray]) -> Figure:
     """Histograms of the Boltzmann machine's energy, of encoded showers and of samples of the prior."""
     figure, panels, _ = grid(1, width=6.4, height=3.8)
@@ -222,25 +218,3 @@ def _norm(geometry: Geometry, samples: Sequence[FloatArray]) -> LogNorm:
 
 def _gev(energy: float) -> str:
     return f"{energy / 1e3:.3g} GeV"
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-        return None
-    return float(value)
-
-
-def _flat(row: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
-    pairs: list[tuple[str, object]] = []
-    for key, value in row.items():
-        pairs += _flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
-    return pairs
-
-
-def _panel_of(key: str) -> tuple[str, str]:
-    """Splits "train_loss", "validation/loss" or "loss" into panel and line."""
-    for prefix in ("train", "validation", "valid", "val"):
-        for separator in ("_", "/", "."):
-            if key.startswith(prefix + separator):
-                return key[len(prefix) + 1 :], prefix
-    return key, ""

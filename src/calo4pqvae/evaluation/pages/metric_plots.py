@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from calo4pqvae.evaluation.classifiers.importance import Importance, feature_families
 from calo4pqvae.evaluation.metrics.published import METRICS, PUBLISHED_DATASETS, published_table
 from calo4pqvae.evaluation.pages.canvas import REFERENCE_NAME, figure_style, grid, line_style, styled
-from calo4pqvae.evaluation.referee import RefereeResult, RefereeRow, SampleResult
+from calo4pqvae.evaluation.result import Evaluation, RefereeRow, SampleResult
 from calo4pqvae.showers.geometry import Geometry
 
 __all__ = [
@@ -78,7 +78,7 @@ def excess_overview(samples: Samples) -> Figure:
 
 
 @styled
-def published_ladder(result: RefereeResult) -> Figure:
+def published_ladder(result: Evaluation) -> Figure:
     """Where the samples stand among the submissions of the challenge; open symbols are not on the same scale."""
     shown = [key for key in _LADDER if any(sample.row(key) for sample in result.samples.values())]
     n_columns = min(3, max(1, len(shown)))
@@ -211,7 +211,7 @@ def separation_by_layer(samples: Samples, n_columns: int = 3) -> Figure:
     return figure
 
 
-def _ladder(axes: Axes, key: str, result: RefereeResult) -> None:
+def _ladder(axes: Axes, key: str, result: Evaluation) -> None:
     """Published values from the best down, the floor as a line, own values across."""
     metric = METRICS[key]
     is_published = result.dataset in PUBLISHED_DATASETS

@@ -16,6 +16,9 @@ from calo4pqvae.evaluation.pages.canvas import png_base64
 __all__ = ["Section", "figure_html", "mapping_html", "page_html", "paragraph", "table_html"]
 
 
+_LEGIBLE_PER_INCH = 72  # letters of 10 points are 10 pixels high
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of a report.
@@ -42,13 +45,15 @@ _PAGE = Template(
 <title>$title</title>
 <style>
 :root { color-scheme: light; }
+html { scroll-padding-top: 3.2rem; }
 body { font-family: system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: #1c2430; background: #fff;
        line-height: 1.5; max-width: 1160px; margin: 0 auto; padding: 1.5rem 1.25rem 4rem; }
 h1 { font-size: 1.7rem; margin: 0 0 .5rem; }
 h2 { font-size: 1.25rem; margin: 2.5rem 0 .6rem; padding-bottom: .25rem; border-bottom: 2px solid #d5dbe3; }
-p, figcaption { max-width: 52rem; }
-nav { font-size: .92rem; margin: 1rem 0; }
-nav a { margin-right: 1rem; white-space: nowrap; }
+p, figcaption, li { max-width: 52rem; }
+nav { position: sticky; top: 0; z-index: 5; font-size: .92rem; margin: 1rem 0; padding: .45rem 0; background: #fff;
+      border-bottom: 1px solid #d5dbe3; overflow-x: auto; white-space: nowrap; }
+nav a { margin-right: 1rem; }
 a { color: #08519c; }
 .summary { font-size: 1.08rem; padding: .7rem 1rem; border-left: 5px solid #08519c; background: #f1f5fa; }
 .note { padding: .6rem 1rem; border-left: 5px solid #b8860b; background: #fdf7e6; }
@@ -62,11 +67,20 @@ tbody tr:nth-child(even) { background: #f4f6f9; }
 .pass { color: #1a6b2f; font-weight: 600; }
 .fail { color: #b3151b; font-weight: 700; }
 figure { margin: 1.2rem 0 1.8rem; }
-figure img { max-width: 100%; height: auto; border: 1px solid #e3e7ec; }
+figure input { position: absolute; opacity: 0; }
+.frame { display: block; overflow-x: auto; cursor: zoom-in; border: 1px solid #e3e7ec; }
+.frame img { display: block; width: 100%; max-width: var(--natural); height: auto; }
+input:focus-visible + .frame { outline: 3px solid #08519c; }
+input:checked + .frame { position: fixed; inset: 0; z-index: 10; overflow: auto; cursor: zoom-out; background: #fff; }
+input:checked + .frame img { width: max(100vw, var(--natural)); max-width: none; }
 figcaption { font-size: .92rem; color: #465264; }
 details { margin: .6rem 0; }
 summary { cursor: pointer; }
 footer { margin-top: 3rem; font-size: .85rem; color: #6a7686; }
+@media (max-width: 640px) {
+  body { padding: 1rem .8rem 3rem; }
+  .frame img { width: min(var(--natural), var(--legible)); max-width: none; }
+}
 </style>
 </head>
 <body>
@@ -122,10 +136,18 @@ def mapping_html(mapping: Mapping[str, object]) -> str:
 
 
 def figure_html(figure: Figure, caption: str) -> str:
-    """A figure as an image within the page, with its caption."""
+    """A figure as an image within the page, with its caption; a click opens it in its full size, another closes it.
+
+    On a narrow screen it keeps a width at which its smallest letters can be read, and scrolls sideways.
+    """
     text = html.escape(caption)
+    natural = round(figure.get_figwidth() * figure.dpi)
+    legible = round(_LEGIBLE_PER_INCH * figure.get_figwidth())
     image = f'<img alt="{text}" src="data:image/png;base64,{png_base64(figure)}">'
-    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
+    style = f"--natural: {natural}px; --legible: {legible}px"
+    control = f'<input type="checkbox" aria-label="Open large: {text}">'
+    frame = f'<span class="frame" style="{style}">{image}</span>'
+    return f"<figure><label>{control}{frame}</label><figcaption>{text}</figcaption></figure>"
 
 
 def _row_html(cells: Iterable[str]) -> str:

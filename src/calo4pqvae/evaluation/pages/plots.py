@@ -5,7 +5,7 @@ figure that belongs to nobody: save it, or turn it into text with :func:`calo4pq
 Bands and bars are one statistical standard error.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from calo4pqvae.evaluation.features.showers import EnergyBins, ShowerFeatures
 from calo4pqvae.evaluation.metrics.correlations import layer_correlations
-from calo4pqvae.evaluation.metrics.estimate import Estimate, mean_estimate, width_estimate
+from calo4pqvae.evaluation.metrics.resolution import resolution
 from calo4pqvae.evaluation.metrics.targets import large_layers
-from calo4pqvae.evaluation.pages.canvas import REFERENCE_NAME, Curve, compare, grid, styled
+from calo4pqvae.evaluation.pages.canvas import REFERENCE_NAME, Curve, compare, grid, line_style, styled
 
 __all__ = [
     "centres_and_widths",
@@ -27,8 +27,8 @@ __all__ = [
     "longitudinal_profile",
     "occupancy",
     "radial_profile",
+    "response_and_resolution",
     "response_distribution",
-    "response_versus_energy",
     "shape_by_layer",
     "voxel_spectrum",
 ]
@@ -231,32 +231,32 @@ def voxel_spectrum(reference: ShowerFeatures, generated: Samples, bins: EnergyBi
 
 
 @styled
-def response_versus_energy(
+def response_and_resolution(
     reference: ShowerFeatures, generated: Samples, bins: EnergyBins, n_points: int = 9
 ) -> Figure:
-    """Mean of the response and its relative width in narrow bins of incident energy."""
+    """Mean response and relative resolution in narrow bins of incident energy, with the fit a/sqrt(E) + b/E + c."""
     fine = EnergyBins.logarithmic(bins.edges[0], bins.edges[-1], n_points)
     edges = np.array(fine.edges) / 1e3
-    figure, mains, ratios = grid(2, width=5.6, height=4.2, ratio=True)
-
-    def curve(features: ShowerFeatures, estimate: Callable[[NDArray[np.float64]], Estimate]) -> Curve:
-        parts = [
-            estimate(features.response[mask]) if mask.sum() > 3 else None
-            for mask in fine.masks(features.incident_energy)
-        ]
-        values = np.array([np.nan if part is None else part.value for part in parts])
-        return Curve(values, np.array([np.nan if part is None else part.error for part in parts]))
-
-    estimates = ((mean_estimate, "mean", 0.03), (width_estimate, "standard deviation", 0.4))
-    for axes, below, (estimate, label, spread) in zip(mains, ratios, estimates, strict=True):
+    found = {name: resolution(sample, fine) for name, sample in {REFERENCE_NAME: reference, **generated}.items()}
+    figure, mains, ratios = grid(2, width=6.0, height=4.8, ratio=True)
+    energies = np.geomspace(edges[0], edges[-1], 100)
+    panels = (("mean", "mean", 0.03), ("width", "width / mean", 0.4))
+    for axes, below, (field, label, spread) in zip(mains, ratios, panels, strict=True):
         axes.set_xscale("log")
-        expected = curve(reference, estimate)
-        compare(axes, below, edges, expected, {k: curve(v, estimate) for k, v in generated.items()}, spread=spread)
+        curves = {name: Curve(*getattr(each, field)) for name, each in found.items()}
+        compare(axes, below, edges, curves.pop(REFERENCE_NAME), curves, spread=spread)
         axes.set_ylabel(rf"{label} of $E_\mathrm{{tot}}\,/\,E_\mathrm{{inc}}$")
         below.set_xlabel(r"$E_\mathrm{inc}$ [GeV]")
-        axes.legend()
-    mean = float(np.nanmean(curve(reference, mean_estimate).values))
+    for position, (name, each) in enumerate(found.items()):
+        if each.terms:
+            style = line_style(position - 1) if position else {"color": "black", "linestyle": "-"}
+            mains[1].plot(energies, each.curve(energies), linewidth=1.0, label=f"{name}: {each}", **style)
+    mean = float(np.nanmean(found[REFERENCE_NAME].mean[0]))
     mains[0].set_ylim(0.93 * mean, 1.07 * mean)
+    mains[0].legend()
+    mains[1].set_ylim(0, 1.6 * float(np.nanmax(found[REFERENCE_NAME].width[0])))
+    lines = [line for line in mains[1].get_lines() if ":" in str(line.get_label())]
+    mains[1].legend(handles=lines, fontsize=8, title="fit in E [GeV]", title_fontsize=8)
     return figure
 
 

@@ -1,10 +1,9 @@
 """The report: generated showers beside Geant4 ones on one page, and every number of it in ``metrics.json``.
 
-The page is a list of :class:`~calo4pqvae.evaluation.pages.page.Section`; others, such as the full metric set of the
-CaloChallenge, are added through :class:`ReportExtras`.
+First the verdict in words, then pictures, then one table at equal sample sizes; what is behind these follows. The page
+is a list of :class:`~calo4pqvae.evaluation.pages.page.Section`; more are added through :class:`ReportExtras`.
 """
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,20 +13,28 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from calo4pqvae.atomic import write_json, write_text
-from calo4pqvae.evaluation.features.showers import ShowerFeatures
+from calo4pqvae.evaluation.features.showers import EnergyBins, ShowerFeatures
 from calo4pqvae.evaluation.metrics.correlation_distance import (
     FEWEST_ROWS,
     CorrelationDistance,
     bit_correlation_distance,
 )
 from calo4pqvae.evaluation.metrics.estimate import Splits
+from calo4pqvae.evaluation.metrics.resolution import resolution
 from calo4pqvae.evaluation.pages import displays, plots
+from calo4pqvae.evaluation.pages.canvas import REFERENCE_NAME
 from calo4pqvae.evaluation.pages.displays import ExampleShower
 from calo4pqvae.evaluation.pages.page import Section, figure_html, mapping_html, page_html, paragraph, table_html
-from calo4pqvae.evaluation.scores import Scores, score_samples
-from calo4pqvae.showers.geometry import Geometry
+from calo4pqvae.evaluation.pages.table import drivers_section, histogram_sections, metrics_section
+from calo4pqvae.evaluation.pages.training import training_curves
+from calo4pqvae.evaluation.pages.verdict import overfitting, verdict
+from calo4pqvae.evaluation.result import Evaluation
 
-__all__ = ["ReportExtras", "build_report", "plain_data", "summary_sentence"]
+__all__ = ["ReportExtras", "build_report", "plain_data"]
+
+Samples = Mapping[str, ShowerFeatures]
+
+_ENERGY_POINTS = 9
 
 
 @dataclass(frozen=True)
@@ -44,27 +51,21 @@ class ReportExtras:
         latent_seed: Seed of what is computed from them.
         provenance: Versions, seeds, command, configuration; nested mappings are shown row by row.
         sections: Further sections, shown after the built-in ones and before the provenance.
-        leading: Sections that are shown before the built-in ones.
     """
 
     title: str = "Generated showers against Geant4"
     data_note: str = ""
-    examples: Mapping[str, ExampleShower] = field(default_factory=dict)
+    examples: Mapping[str, Sequence[ExampleShower]] = field(default_factory=dict)
     training_rows: Sequence[Mapping[str, object]] = ()
     latent_energies: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     latent_bits: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     latent_seed: int = 0
     provenance: Mapping[str, object] = field(default_factory=dict)
     sections: Sequence[Section] = ()
-    leading: Sequence[Section] = ()
 
 
 def build_report(
-    out_dir: Path,
-    reference: ShowerFeatures,
-    generated: Mapping[str, ShowerFeatures],
-    scores: Scores | None = None,
-    extras: ReportExtras | None = None,
+    out_dir: Path, reference: ShowerFeatures, generated: Samples, found: Evaluation, extras: ReportExtras | None = None
 ) -> Path:
     """Writes ``report.html`` and ``metrics.json``.
 
@@ -72,66 +73,85 @@ def build_report(
         out_dir: Folder, made if it is missing.
         reference: Geant4 showers that the model never saw.
         generated: Generated samples by name, the main one first.
-        scores: Their numbers; computed here if they are not given.
+        found: Their numbers.
         extras: What else to show.
 
     Returns:
         Path of the page.
 
     Raises:
-        DataError: If the samples cannot be compared.
         OutputError: If a file cannot be written.
     """
-    found = scores or score_samples(reference, generated)
     more = extras or ReportExtras()
+    provenance = {**found.provenance, **more.provenance}
     sections = [
-        *more.leading,
+        _pictures_section(reference, generated, found.bins, more),
+        metrics_section(found),
         _targets_section(found),
+        drivers_section(found, reference.geometry),
         _prior_section(found, reference, generated),
-        _separation_section(found),
-        _energies_section(reference, generated, found),
-        _shapes_section(reference, generated, found),
-        _events_section(reference.geometry, more),
+        _energies_section(reference, generated, found.bins),
+        _shapes_section(reference, generated, more),
         *_training_sections(more),
+        *histogram_sections(found),
         *more.sections,
-        _provenance_section(found, more),
+        Section("provenance", "Provenance", mapping_html(provenance)),
     ]
-    content = {"title": more.title, "data": more.data_note, "summary": summary_sentence(found), **found.to_dict()}
+    words = verdict(found)
+    fine = EnergyBins.logarithmic(found.bins.edges[0], found.bins.edges[-1], _ENERGY_POINTS)
+    content = {"title": more.title, "data": more.data_note, "summary": " ".join(words), **found.to_dict()}
+    content["resolution"] = {
+        name: resolution(sample, fine).to_dict() for name, sample in {REFERENCE_NAME: reference, **generated}.items()
+    }
     own = {section.identifier: section.data for section in sections if section.data is not None}
-    content |= {"provenance": plain_data(more.provenance), "sections": plain_data(own)}
-    write_json(out_dir / "metrics.json", content)
+    write_json(out_dir / "metrics.json", plain_data(content | {"provenance": provenance, "sections": own}))
     page = out_dir / "report.html"
-    write_text(page, page_html(more.title, _lead(found, more), sections))
+    lead = _lead([*words, *overfitting(more.training_rows)], found, more)
+    write_text(page, page_html(more.title, lead, sections))
     return page
 
 
-def summary_sentence(scores: Scores) -> str:
-    """One or two sentences that say how the main sample did."""
-    table = scores.targets[scores.main]
-    failed = sorted({f"{row.family} ({row.third})" for row in table.rows if not row.passed})
-    sizes = f"{scores.sizes[scores.main]:,} showers of {scores.main} against {scores.sizes['Geant4']:,} Geant4 showers"
-    if not failed:
-        return f"{sizes}: all {len(table.rows)} checks of the acceptance table pass."
-    count = f"{table.n_passed} of {len(table.rows)} checks of the acceptance table pass"
-    return f"{sizes}: {count}; not passed: {', '.join(failed)}."
-
-
-def _lead(scores: Scores, extras: ReportExtras) -> str:
-    parts = [paragraph(summary_sentence(scores), "summary")]
+def _lead(words: Sequence[str], found: Evaluation, extras: ReportExtras) -> str:
+    parts = [paragraph(sentence, "summary") for sentence in words]
     if extras.data_note:
         parts.append(paragraph(extras.data_note, "note"))
-    parts += [paragraph(f"Warning: {warning}", "note") for warning in scores.warnings]
-    parts.append(
-        paragraph(
-            "Bands and bars are one statistical standard error. Beside each number stands what Geant4 shows against "
-            "itself: the median, and the 84 % quantile in brackets, between random halves of the reference."
-        )
-    )
+    parts += [paragraph(f"Warning: {warning}", "note") for warning in found.warnings]
     return "\n".join(parts)
 
 
-def _targets_section(scores: Scores) -> Section:
-    table = scores.targets[scores.main]
+def _pictures_section(reference: ShowerFeatures, generated: Samples, bins: EnergyBins, extras: ReportExtras) -> Section:
+    """What a physicist looks at first."""
+    figures = [
+        (
+            plots.longitudinal_profile(reference, generated, bins),
+            "Longitudinal profile: mean share of the incident energy by layer.",
+        )
+    ]
+    if reference.geometry.is_regular:
+        radial = plots.radial_profile(reference, generated, bins)
+        figures.append((radial, "Radial profile: mean share of the incident energy per area of the ring."))
+    figures += [
+        (
+            plots.response_and_resolution(reference, generated, bins, _ENERGY_POINTS),
+            "Mean response and resolution against the incident energy, with the fit a/sqrt(E) + b/E + c of the latter.",
+        ),
+        (plots.voxel_spectrum(reference, generated, bins), "Spectrum of voxel energies."),
+    ]
+    if extras.examples:
+        side = displays.showers_from_the_side(reference.geometry, extras.examples)
+        figures.append(
+            (side, "Single showers at like energies, seen from the side; larger and darker with more energy.")
+        )
+    figures.append((displays.mean_shower_images(reference, generated), "Mean shower, and its ratio to Geant4."))
+    text = paragraph(
+        "Bands and bars are one statistical standard error. Triangles at the edge of a ratio panel stand for points "
+        "beyond it; points too uncertain to say anything are left out."
+    )
+    return Section("pictures", "Pictures", text + _figures(figures))
+
+
+def _targets_section(found: Evaluation) -> Section:
+    table = found.samples[found.main].acceptance
     floors = sorted({row.floor.sizes[0] for row in table.rows})
     text = (
         "Deviations are generated / Geant4 - 1 at equal incident energies (means are carried to the energies of "
@@ -146,16 +166,15 @@ def _targets_section(scores: Scores) -> Section:
     others = [
         {
             "sample": name,
-            "showers": f"{scores.sizes[name]:,}",
-            "checks passed": f"{other.n_passed} of {len(other.rows)}",
+            "checks passed": f"{sample.acceptance.n_passed} of {len(sample.acceptance.rows)}",
         }
-        for name, other in scores.targets.items()
+        for name, sample in found.samples.items()
     ]
     comparison = table_html(others) if len(others) > 1 else ""
     return Section("targets", "Acceptance", paragraph(text) + table_html(table.target_rows()) + every + comparison)
 
 
-def _prior_section(scores: Scores, reference: ShowerFeatures, generated: Mapping[str, ShowerFeatures]) -> Section:
+def _prior_section(found: Evaluation, reference: ShowerFeatures, generated: Samples) -> Section:
     rows = [
         {
             "sample": row.sample,
@@ -167,7 +186,8 @@ def _prior_section(scores: Scores, reference: ShowerFeatures, generated: Mapping
             "at the floor's size": _floor_text(row.correlation_matched, ".2f"),
             "distance, Geant4": _floor_text(row.correlation_floor, ".2f"),
         }
-        for row in scores.priors
+        for sample in found.samples.values()
+        for row in sample.fluctuations
     ]
     text = (
         "What a prior adds to a decoder: how the layer energies fluctuate, and together, at a given incident "
@@ -177,57 +197,16 @@ def _prior_section(scores: Scores, reference: ShowerFeatures, generated: Mapping
         "many showers as the halves of the reference have. Errors are bootstrap ones."
     )
     figure = figure_html(
-        plots.correlation_matrices(reference, generated, scores.bins),
+        plots.correlation_matrices(reference, generated, found.bins),
         "Correlations between the energy fractions of layers at given incident energy.",
     )
     return Section("prior", "Fluctuations of layer energies", paragraph(text) + table_html(rows) + figure)
 
 
-def _separation_section(scores: Scores) -> Section:
-    body = paragraph(
-        "Triangular discrimination between the histograms, 0 for equal ones and 1 for disjoint ones, x 1000, averaged "
-        "over the layers where there are several. It never vanishes between finite samples: hold the column at the "
-        "floor's size against the floor. Errors are bootstrap ones."
-    )
-    for name, by_bin in scores.separation.items():
-        overall = [
-            {
-                "observable": power.name,
-                "all energies": str(power.value.times(1e3)),
-                "at the floor's size": _floor_text(power.matched, ".3g", 1e3),
-                "Geant4 against itself": _floor_text(power.floor, ".3g", 1e3),
-                **{
-                    label: f"{1e3 * powers[k].matched.median:.3g} ({1e3 * powers[k].floor.median:.3g})"
-                    for label, powers in by_bin.items()
-                    if label != "all"
-                },
-            }
-            for k, power in enumerate(by_bin["all"])
-        ]
-        sizes = [powers[0].floor.sizes[0] for powers in by_bin.values()]
-        body += f"<h3>{html.escape(name)}</h3>" if len(scores.separation) > 1 else ""
-        body += table_html(overall)
-        body += paragraph(
-            f"Floor's sizes: {sizes[0]:,} against {sizes[0]:,} showers for all energies, {_span(sorted(sizes[1:]))} in "
-            "the bins of energy, where the median at the floor's size is given, and the floor in brackets."
-        )
-    return Section("separation", "Separation powers", body)
-
-
-def _energies_section(reference: ShowerFeatures, generated: Mapping[str, ShowerFeatures], scores: Scores) -> Section:
-    bins = scores.bins
+def _energies_section(reference: ShowerFeatures, generated: Samples, bins: EnergyBins) -> Section:
     figures = [
-        (plots.response_distribution(reference, generated, bins), "Response E_tot / E_inc in thirds of log E."),
-        (
-            plots.response_versus_energy(reference, generated, bins),
-            "Mean and standard deviation of the response against the incident energy.",
-        ),
-        (
-            plots.longitudinal_profile(reference, generated, bins),
-            "Longitudinal profile: share of the incident energy by layer; ratios too uncertain to show are left out.",
-        ),
+        (plots.response_distribution(reference, generated, bins), "Response E_tot / E_inc in bins of energy."),
         (plots.layer_energies(reference, generated), "Energies of single layers, all incident energies together."),
-        (plots.voxel_spectrum(reference, generated, bins), "Spectrum of voxel energies."),
         (
             plots.occupancy(reference, generated, bins),
             "Occupancy, the share of voxels above the threshold: its distribution, and its mean in each layer.",
@@ -236,12 +215,8 @@ def _energies_section(reference: ShowerFeatures, generated: Mapping[str, ShowerF
     return Section("energies", "Energies and occupancy", _figures(figures))
 
 
-def _shapes_section(reference: ShowerFeatures, generated: Mapping[str, ShowerFeatures], scores: Scores) -> Section:
-    figures = []
-    if reference.geometry.is_regular:
-        radial = plots.radial_profile(reference, generated, scores.bins)
-        figures.append((radial, "Radial profile: mean share of the incident energy per area of the ring."))
-    figures += [
+def _shapes_section(reference: ShowerFeatures, generated: Samples, extras: ReportExtras) -> Section:
+    figures = [
         (
             plots.centres_and_widths(reference, generated),
             "Centres of energy and widths in the layer that holds most energy.",
@@ -250,22 +225,14 @@ def _shapes_section(reference: ShowerFeatures, generated: Mapping[str, ShowerFea
             plots.shape_by_layer(reference, generated),
             "Mean centre of energy along r and mean widths by layer, over the showers that have energy there.",
         ),
-        (displays.mean_shower_images(reference, generated), "Mean shower, and its ratio to Geant4."),
     ]
-    return Section("shapes", "Shapes", _figures(figures))
-
-
-def _events_section(geometry: Geometry, extras: ReportExtras) -> Section:
-    if not extras.examples:
-        return Section("events", "Single showers", paragraph("No single showers were given."))
-    figures = [
-        (
-            displays.shower_in_space(geometry, extras.examples),
-            "Single showers: voxels above the threshold as points, larger and darker with more energy.",
-        ),
-        (displays.layer_images(geometry, extras.examples), "The same showers, layers seen along the axis."),
-    ]
-    return Section("events", "Single showers", _figures(figures))
+    if extras.examples:
+        last = {name: showers[-1] for name, showers in extras.examples.items()}
+        figures += [
+            (displays.shower_in_space(reference.geometry, last), "Single showers: voxels above the threshold."),
+            (displays.layer_images(reference.geometry, last), "The same showers, layers seen along the axis."),
+        ]
+    return Section("shapes", "Shapes and single showers", _figures(figures))
 
 
 def _training_sections(extras: ReportExtras) -> list[Section]:
@@ -277,8 +244,7 @@ def _training_sections(extras: ReportExtras) -> list[Section]:
                 "Energies of the Boltzmann machine: bits of encoded showers against samples of the prior.",
             )
         )
-    if extras.training_rows:
-        figures.append((displays.training_curves(extras.training_rows), "The training log."))
+    figures += [(figure, f"Training log: {stage}.") for stage, figure in training_curves(extras.training_rows)]
     data: dict[str, object] = {
         name: {"mean": float(np.mean(energies)), "std": float(np.std(energies)), "n": int(np.size(energies))}
         for name, energies in extras.latent_energies.items()
@@ -321,12 +287,6 @@ def _latent_table(correlations: Mapping[str, CorrelationDistance]) -> str:
         "correlated."
     )
     return paragraph(text) + table_html(rows)
-
-
-def _provenance_section(scores: Scores, extras: ReportExtras) -> Section:
-    sizes = {f"showers: {name}": f"{size:,}" for name, size in scores.sizes.items()}
-    own = {**sizes, "seed of splits and bootstraps": scores.seed, "thirds of log E": ", ".join(scores.bins.labels)}
-    return Section("provenance", "Provenance", mapping_html({**own, **extras.provenance}))
 
 
 def _figures(figures: Iterable[tuple[Figure, str]]) -> str:

@@ -1,124 +1,69 @@
-"""The full set of metrics as sections of a report: the table first, then what drives the numbers, then published ones.
+"""The numbers as sections of a report: one table at equal sample sizes, then what drives it, then published values.
 
-The first section is what a physicist asks for: metric, value with error, what Geant4 shows against itself at the same
-sample size, the best published value and the place among the published ones, with a dagger where the comparison does
-not hold. Below it stand the reasons and everything else that makes a number doubtful.
+The first table is what a physicist asks for: every metric of every sample beside what Geant4 shows against itself, all
+at the same number of showers. Values over whole samples, which may differ in size, stand apart, with the best published
+value and the place among the published ones, and a dagger where the comparison does not hold.
 """
 
 import html
 
 import numpy as np
 
+from calo4pqvae.evaluation.metric import METRICS
 from calo4pqvae.evaluation.metrics.estimate import Estimate
+from calo4pqvae.evaluation.metrics.published import METRICS as PUBLISHED
 from calo4pqvae.evaluation.metrics.published import (
-    METRICS,
     PUBLISHED_DATASETS,
     PublishedResult,
     PublishedValue,
     calo4pqvae_line,
     published_table,
 )
+from calo4pqvae.evaluation.metrics.separation import SeparationPower
 from calo4pqvae.evaluation.pages import metric_plots as plots
 from calo4pqvae.evaluation.pages.page import Section, figure_html, paragraph, table_html
-from calo4pqvae.evaluation.referee import RefereeResult, RefereeRow, SampleResult
+from calo4pqvae.evaluation.result import Evaluation, RefereeRow, SampleResult
 from calo4pqvae.showers.geometry import Geometry
 
-__all__ = ["drivers_section", "histogram_sections", "side_by_side_rows", "summary_rows", "summary_section"]
+__all__ = ["drivers_section", "histogram_sections", "metrics_section", "side_by_side_rows", "summary_rows"]
 
 _DAGGER = "†"
-_SIDE_BY_SIDE = (
-    "fpd",
-    "kpd",
-    "auc_low",
-    "auc_high",
-    "auc_cnn",
-    "separation_total_energy",
-    "separation_layer_energy",
-    "separation_voxel",
-    "separation_sparsity",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "correlation_layers",
-    "correlation_voxels",
-    "wasserstein",
-)
-_SHORT = {
-    "fpd": "FPD x1e3",
-    "kpd": "KPD x1e3",
-    "auc_low": "AUC low",
-    "auc_high": "AUC high",
-    "auc_cnn": "AUC CNN",
-    "separation_total_energy": "S E_tot x1e3",
-    "separation_layer_energy": "S layer E x1e3",
-    "separation_voxel": "S voxel E x1e3",
-    "separation_sparsity": "S sparsity x1e3",
-    "correlation_layers": "corr. layers",
-    "correlation_voxels": "corr. voxels",
-    "wasserstein": "Wasserstein",
-}
-_PUBLISHED_COLUMNS = (
-    "fpd",
-    "kpd",
-    "auc_low",
-    "auc_high",
-    "auc_cnn",
-    "separation_total_energy",
-    "separation_layer_energy",
-    "separation_voxel",
-    "separation_sparsity",
-    "coverage",
-    "time_gpu_1",
-    "time_gpu_100",
-    "parameters_generation",
-)
+_EXTRA_COLUMNS = ("time_gpu_1", "time_gpu_100", "parameters_generation")
 
 
-def summary_section(result: RefereeResult) -> Section:
-    """The section that comes first: the table of each sample, side by side if there are several, and all caveats."""
-    samples = result.samples
-    body = ""
-    if len(samples) > 1:
-        body += paragraph(
-            "Models side by side, with the errors that are usual for each metric. S is a separation power. The column "
-            "of halves is Geant4 against itself between halves of the reference, so that it lies above the value of a "
-            "perfect model at the full sizes; the best three submissions by FPD stand for the published ones."
-        )
-        body += table_html(side_by_side_rows(result))
-    tables = []
-    for name, sample in samples.items():
-        table = table_html(summary_rows(sample))
-        if len(samples) == 1:
-            tables.append(table)
-        else:
-            tables.append(f"<details><summary>{html.escape(name)}: all metrics and places</summary>{table}</details>")
-    body += "\n".join(tables)
-    body += _legend(result)
-    body += _caveats(result)
-    every = [row for sample in samples.values() for row in sample.rows]
-    if any(np.isfinite(row.excess) for row in every):
+def metrics_section(found: Evaluation) -> Section:
+    """One table of all samples at equal sizes, its picture, and the values over whole samples below a fold."""
+    rows = side_by_side_rows(found)
+    if not rows:
+        return Section("metrics", "Metrics", paragraph("No metrics were asked for."))
+    body = paragraph(
+        "All at the same number of showers: between half of the reference and as many generated showers, beside "
+        "Geant4 itself between its two halves. An AUC is shown as it is, 0.5 for what cannot be told apart; all others "
+        "in units of what Geant4 shows against itself, so that 1 is a perfect model at this size. Errors are those of "
+        "the finite samples (of KPD, the spread of its batches). S is a separation power."
+    )
+    body += table_html(rows)
+    if any(np.isfinite(row.excess) for sample in found.samples.values() for row in sample.rows):
         body += figure_html(
-            plots.excess_overview(samples),
+            plots.excess_overview(found.samples),
             "Every metric at the floor's sample size, divided by the floor. At 1 the sample cannot be told from Geant4 "
             "at this sample size. Precision, recall, density and coverage may lie on either side.",
         )
-    if any(row.place for row in every):
-        body += figure_html(
-            plots.published_ladder(result),
-            "The submissions to the CaloChallenge from the best down (points), the floor published with them, and the "
-            "samples of this report (lines, with the quoted error as a band).",
-        )
-    return Section("referee", "Summary", body, result.to_dict())
+    body += _caveats(found)
+    for name, sample in found.samples.items():
+        title = f"{html.escape(name)}: values over all {sample.n_showers:,} showers, and places among published ones"
+        table = table_html(summary_rows(sample))
+        body += f"<details><summary>{title}</summary>{_legend(sample)}{table}</details>"
+    return Section("metrics", "Metrics", body)
 
 
-def drivers_section(result: RefereeResult, geometry: Geometry) -> Section:
+def drivers_section(result: Evaluation, geometry: Geometry) -> Section:
     """Which features and layers drive the distances and the classifier."""
     body = _drivers(result, geometry) or paragraph("Neither distances nor classifiers were asked for.")
     return Section("drivers", "Worst features first", body)
 
 
-def histogram_sections(result: RefereeResult) -> list[Section]:
+def histogram_sections(result: Evaluation) -> list[Section]:
     """The histograms of the challenge one by one, and the published tables."""
     sections = []
     if any(sample.separation for sample in result.samples.values()):
@@ -129,29 +74,46 @@ def histogram_sections(result: RefereeResult) -> list[Section]:
 
 
 def summary_rows(sample: SampleResult) -> list[dict[str, str]]:
-    """Cells of the table of one sample; chi-squares stand with the histograms."""
-    return [_summary_cells(row) for row in sample.rows if row.group != "chi-square"]
+    """Cells of the table of one sample over all its showers; chi-squares stand with the histograms."""
+    return [_summary_cells(row) for row in sample.rows if row.metric.floor != "none"]
 
 
-def side_by_side_rows(result: RefereeResult) -> list[dict[str, str]]:
-    """Cells of the table metrics x models, with own floor and, where there are any, published values."""
-    main, published = result.samples[result.main], []
-    if result.dataset in PUBLISHED_DATASETS:
-        table = published_table(result.dataset)
-        ranked = sorted((row for row in table if not row.is_floor), key=lambda row: row.values["fpd"].value)
-        published = [*(row for row in table if row.is_floor), *ranked[:3]]
-    mark = "" if result.settings.is_official else f" {_DAGGER}"
+def side_by_side_rows(found: Evaluation) -> list[dict[str, str]]:
+    """Cells of the table metrics x samples at equal sizes, AUCs first, beside Geant4 itself."""
     rows = []
-    for key in _SIDE_BY_SIDE:
-        found = {name: sample.row(key) for name, sample in result.samples.items()}
-        if any(found.values()):
-            cells = {"metric": _short(key), **{name: _value_cell(row) for name, row in found.items()}}
-            cells["Geant4, halves"] = _floor_cell(main.row(key))
-            for entry in published:
-                label = "Geant4, published" if entry.is_floor else entry.name
-                cells[label + mark] = _published_cell(entry, key)
-            rows.append(cells)
+    for key, metric in METRICS.items():
+        of_key = {name: sample.row(key) for name, sample in found.samples.items()}
+        own = next((row for row in of_key.values() if row is not None), None)
+        if own is None or own.floor is None or not metric.short:
+            continue
+        sizes = {row.floor.n for row in of_key.values() if row is not None and row.floor is not None}
+        rows.append(
+            {
+                "metric": metric.short,
+                **{name: _relative(row) for name, row in of_key.items()},
+                "Geant4 itself": _itself(own),
+                "showers a side": " / ".join(f"{size:,}" for size in sorted(sizes)),
+                "the floor": _scaled(own.floor, metric.scale) + (" x1e-3" if metric.scale == 1e3 else ""),
+            }
+        )
     return rows
+
+
+def _relative(row: RefereeRow | None) -> str:
+    """A value at the floor's size, in units of the floor where that means something."""
+    if row is None or row.matched is None:
+        return ""
+    if not np.isfinite(row.excess) or row.floor is None:
+        return _scaled(row.matched, row.scale) + (" x1e-3" if row.scale == 1e3 else "")
+    return str(Estimate(row.excess, abs(row.matched.error / row.floor.value), row.matched.n))
+
+
+def _itself(row: RefereeRow) -> str:
+    if row.floor is None:
+        return ""
+    if not np.isfinite(row.excess):
+        return _scaled(row.floor, row.scale) + (" x1e-3" if row.scale == 1e3 else "")
+    return str(Estimate(1.0, abs(row.floor.error / row.floor.value), row.floor.n))
 
 
 def _summary_cells(row: RefereeRow) -> dict[str, str]:
@@ -159,49 +121,41 @@ def _summary_cells(row: RefereeRow) -> dict[str, str]:
     if row.place is not None:
         place = f"{row.place}" + ("" if row.is_comparable else f" {_DAGGER}")
         best = f"{_plain_number(row.place.best.value * row.scale)} ({row.place.best.name})"
-    sampling = ""
-    if row.sampling_error is not None:
-        sampling = f" (± {row.sampling_error * row.scale:.2g})"
+    quoted = "" if row.found.quoted_error is None else f"± {row.found.quoted_error * row.scale:.2g}"
     return {
         "metric": row.label.replace("separation power", "separation") + (" x 1000" if row.scale == 1e3 else ""),
-        "value": f"{row.value.times(row.scale)}{sampling}",
-        "at the floor's size": _scaled(row.matched, row.scale),
-        "Geant4 itself": _scaled(row.floor, row.scale),
-        "x floor": f"{row.excess:.3g}" if np.isfinite(row.excess) and row.group != "classifiers" else "",
+        "value": str(row.value.times(row.scale)),
+        "showers": f"{row.sizes[0]:,} v {row.sizes[1]:,}",
+        "error as quoted": quoted,
         "best published": best,
         "place": place,
     }
 
 
-def _legend(result: RefereeResult) -> str:
-    rows = [row for sample in result.samples.values() for row in sample.rows]
-    text = (
-        "Value: over all showers, with the error that the literature quotes (FPD: error of the fit, in brackets the "
-        "standard error from the finite samples). At the floor's size: the same metric between half of the reference "
-        "and as many generated showers; Geant4 itself: between the two halves. Where splits are repeated, median and "
-        "distance to the 84 % quantile. Both grow as samples shrink, so that only these two columns may be held "
-        "against each other. Place: 1 is better than all submissions to the CaloChallenge (arXiv 2410.21611)."
+def _legend(sample: SampleResult) -> str:
+    body = paragraph(
+        "Values over whole samples are for use with others of the same size only. The quoted error is that of the "
+        "literature: of FPD the error of its fit, of KPD the spread of its batches. Place: 1 is better than all "
+        "submissions to the CaloChallenge (arXiv 2410.21611)."
     )
-    body = paragraph(text)
-    reasons = sorted({reason for row in rows if row.place is not None for reason in row.why_not})
+    reasons = sorted({reason for row in sample.rows if row.place is not None for reason in row.why_not})
     if reasons:
-        body += paragraph(
+        text = (
             f"{_DAGGER} Not on the scale of the published values, and the place for orientation only: "
-            + "; ".join(reasons)
-            + ".",
-            "note",
+            f"{'; '.join(reasons)}."
         )
+        body += paragraph(text, "note")
     return body
 
 
-def _caveats(result: RefereeResult) -> str:
+def _caveats(result: Evaluation) -> str:
     if not result.caveats:
         return ""
     listed = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in result.caveats)
     return f"<h3>Keep in mind</h3><ul>{listed}</ul>"
 
 
-def _drivers(result: RefereeResult, geometry: Geometry) -> str:
+def _drivers(result: Evaluation, geometry: Geometry) -> str:
     samples, body = result.samples, ""
     if any(sample.contributions for sample in samples.values()):
         rows = [_contribution_cells(name, sample) for name, sample in samples.items() if sample.contributions]
@@ -228,11 +182,12 @@ def _drivers(result: RefereeResult, geometry: Geometry) -> str:
             title = f"{html.escape(name)}: features by family"
             body += table if len(samples) == 1 else f"<details><summary>{title}</summary>{table}</details>"
     for name, sample in samples.items():
-        if sample.importance:
+        for key, levels in sample.importance.items():
+            judge = METRICS[key].label.removeprefix("AUC, ")
             body += figure_html(
-                plots.importance_bars(sample.importance, name),
-                f"What the high-level classifier of {name} sees: the AUC that it loses when a feature, all features of "
-                "a family, or of a layer, are shuffled among showers. Features that say the same share the loss.",
+                plots.importance_bars(levels, name),
+                f"What the {judge} sees of {name}: the AUC that it loses when a feature, or all features of a group, "
+                "are shuffled among showers. Features that say the same share the loss.",
             )
     return body
 
@@ -271,15 +226,17 @@ def _family_rows(sample: SampleResult) -> list[dict[str, str]]:
     ]
 
 
-def _histograms(result: RefereeResult) -> str:
+def _histograms(result: Evaluation) -> str:
     body = paragraph(
-        "Separation powers (x 1000, mean over the layers) and chi-squares in the binning of the challenge, the worst "
-        "first by separation power over floor. Entries outside a histogram are lost, as in the challenge: empty layers "
-        "and voxels enter the sparsity only."
+        "Separation powers (0 for equal histograms, 1 for disjoint ones, x 1000, mean over the layers) in the binning "
+        "of the challenge, and chi-squares, the worst first by separation power over floor. All at the floor's size: "
+        f"{_floor_size(result):,} showers a side for all energies; in bins of energy as many as the heading says, with "
+        "the floor in brackets. Entries outside a histogram are lost, as in the challenge: empty layers and voxels "
+        "enter the sparsity only."
     )
     for name, sample in result.samples.items():
         rows = sorted(
-            (_histogram_cells(power.name, sample) for power in sample.separation),
+            (_histogram_cells(power, sample) for power in sample.separation),
             key=lambda cells: -float(cells["x floor"] or 0),
         )
         heading = f"<h3>{html.escape(name)}</h3>" if len(result.samples) > 1 else ""
@@ -291,19 +248,28 @@ def _histograms(result: RefereeResult) -> str:
     )
 
 
-def _histogram_cells(observable: str, sample: SampleResult) -> dict[str, str]:
-    power = next(entry for entry in sample.separation if entry.name == observable)
-    row = next(row for row in sample.rows if row.group == "separation" and row.value == power.value)
+def _floor_size(result: Evaluation) -> int:
+    return next(power.floor.sizes[0] for sample in result.samples.values() for power in sample.separation)
+
+
+def _histogram_cells(power: SeparationPower, sample: SampleResult) -> dict[str, str]:
+    row = next(row for row in sample.rows if row.metric.label == f"separation power, {power.name}")
     chi = sample.row(row.key.replace("separation", "chi_square"))
     values = np.array(power.per_layer)
     worst = f"{int(np.nanargmax(values))}" if len(values) > 1 and np.isfinite(values).any() else ""
     p_values = power.chi_square.p_values
+    bins = {
+        label: next(entry for entry in powers if entry.name == power.name) for label, powers in sample.by_energy.items()
+    }
     return {
-        "observable": observable,
-        "separation power": str(row.value.times(1e3)),
-        "at the floor's size": _scaled(row.matched, 1e3),
+        "observable": power.name,
+        "all energies": _scaled(row.matched, 1e3),
         "Geant4 itself": _scaled(row.floor, 1e3),
         "x floor": f"{row.excess:.3g}" if np.isfinite(row.excess) else "",
+        **{
+            f"{label} ({part.floor.sizes[0]:,})": f"{1e3 * part.matched.median:.3g} ({1e3 * part.floor.median:.3g})"
+            for label, part in bins.items()
+        },
         "worst layer": worst,
         "chi-square / d.o.f.": "" if chi is None else f"{chi.value.value:.3g} ({sum(power.chi_square.freedom)})",
         "layers with p < 0.001": (
@@ -312,23 +278,31 @@ def _histogram_cells(observable: str, sample: SampleResult) -> dict[str, str]:
     }
 
 
-def _published(result: RefereeResult) -> str:
+def _published(result: Evaluation) -> str:
     rows = sorted(published_table(result.dataset), key=lambda row: (not row.is_floor, row.values["fpd"].value))
+    own = [metric for metric in METRICS.values() if metric.is_published and metric.short]
+    columns = [(metric.key, metric.short + (" x1e3" if metric.scale == 1e3 else "")) for metric in own]
+    columns += [(key, PUBLISHED[key].label) for key in _EXTRA_COLUMNS]
     cells = [
-        {"submission": row.name, **{_short(key): _published_cell(row, key) for key in _PUBLISHED_COLUMNS}}
-        for row in rows
+        {"submission": row.name, **{heading: _published_cell(row, key) for key, heading in columns}} for row in rows
     ]
     body = paragraph(
         f"The CaloChallenge's table of {result.dataset}, by FPD; GEANT4 is a second Geant4 sample. Times are ms a "
         f"shower, on hardware that the source does not name. Source: {rows[0].source}."
     )
+    if any(row.place for sample in result.samples.values() for row in sample.rows):
+        body += figure_html(
+            plots.published_ladder(result),
+            "The submissions to the CaloChallenge from the best down (points), the floor published with them, and the "
+            "samples of this report (lines, with their error as a band), each over all its showers.",
+        )
     body += f"<details><summary>All {len(cells) - 1} submissions</summary>{table_html(cells)}</details>"
     if result.dataset == "ds2":
         body += _line(result)
     return body
 
 
-def _line(result: RefereeResult) -> str:
+def _line(result: Evaluation) -> str:
     line = calo4pqvae_line()
     cells = [
         {
@@ -343,7 +317,7 @@ def _line(result: RefereeResult) -> str:
     for name, sample in result.samples.items():
         pair = {key: sample.row(f"{key}_226") for key in ("fpd", "kpd")}
         if pair["fpd"] is not None:
-            own = {f"{key.upper()} x1e3": _value_cell(row) for key, row in pair.items()}
+            own = {f"{key.upper()} x1e3": str(row.value.times(row.scale)) for key, row in pair.items() if row}
             cells.append({"what": f"{name} (this report)", **own, "source": "", "remark": "thresholded first"})
     note = (
         f"Figures of the Calo4pQVAE line, not comparable with the challenge's: {line[0].why_not}. The metrics "
@@ -356,20 +330,12 @@ def _published_cell(row: PublishedResult, key: str) -> str:
     found: PublishedValue | None = row.values.get(key)
     if found is None:
         return ""
-    scale = METRICS[key].scale
+    scale = PUBLISHED[key].scale
     if key.startswith("parameters"):
         return f"{found.value:,.0f}"
     if found.error is None:
         return _plain_number(found.value * scale)
     return str(Estimate(found.value * scale, found.error * scale, 1))
-
-
-def _value_cell(row: RefereeRow | None) -> str:
-    return "" if row is None else str(row.value.times(row.scale))
-
-
-def _floor_cell(row: RefereeRow | None) -> str:
-    return "" if row is None else _scaled(row.floor, row.scale)
 
 
 def _scaled(level: Estimate | None, scale: float) -> str:
@@ -380,11 +346,3 @@ def _scaled(level: Estimate | None, scale: float) -> str:
 
 def _plain_number(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 1e5 else f"{value:.3g}"
-
-
-def _short(key: str) -> str:
-    if key in _SHORT:
-        return _SHORT[key]
-    if key.startswith("time_"):
-        return f"{key.split('_')[1].upper()} ms (batch {key.split('_')[2]})"
-    return {"parameters_generation": "parameters"}.get(key, key)

@@ -3,9 +3,10 @@ r"""The decoder: bits and energy become totals, layers, hits and voxel energies.
 .. math:: p(x \mid z, E) = p(r \mid z, E)\; p(\text{layers} \mid z, E)\;
           p(\text{hits} \mid \text{layers}, z, E)\; p(\text{voxels} \mid \text{hits}, \text{layers}, z, E)
 
-* **Layers.** The means of response and layers come from the bits; their widths are functions of the energy alone.
-  What is common to the layers (depth and length of the shower) therefore has no other way than through the bits, and
-  that is what the prior is there to model; the width left over is the noise of a layer by itself.
+* **Layers.** The means of response and layers come from what is read of the bits; their widths are functions of the
+  energy alone. What is common to the layers (depth and length of the shower) therefore has no other way than through
+  the bits, and that is what the prior is there to model; what is left over is the noise about these means
+  (:mod:`calo4pqvae.models.qvae.layer_noise`).
 * **Hits.** Bits and layers are mapped to a coarse cylinder and upsampled; each parent cell emits the logits of its
   voxels. Hits are drawn independently, at least one in a layer that has energy.
 * **Voxels.** A small network reads the parent's features *at the hits only* and gives the mixture of
@@ -19,12 +20,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional
 
 from calo4pqvae.config import DecoderConfig
 from calo4pqvae.models.qvae.cylinder import CylindricalConv3d, CylindricalUpsample, LinearAttention
 from calo4pqvae.models.qvae.encoder import EnergyEmbedding, multilayer
 from calo4pqvae.models.qvae.grid import GridPlan
+from calo4pqvae.models.qvae.layer_noise import LayerNoise
 from calo4pqvae.models.qvae.likelihood import LogisticMixture
+from calo4pqvae.models.qvae.observables import Observables, ShowerView
+from calo4pqvae.showers.transforms import apply_threshold
 
 __all__ = ["HitMap", "LayerHead", "LayerLaw", "VoxelHead"]
 
@@ -65,49 +70,52 @@ class LayerHead(nn.Module):
 
     Args:
         config: Sizes.
-        n_bits: Number of latent bits.
+        n_read: Numbers read from the latent bits.
         n_layers: Number of layers.
     """
 
-    def __init__(self, config: DecoderConfig, n_bits: int, n_layers: int) -> None:
+    def __init__(self, config: DecoderConfig, n_read: int, n_layers: int) -> None:
         super().__init__()
         self.n_layers = n_layers
         self.embedding = EnergyEmbedding()
-        self.means = multilayer(n_bits + self.embedding.size, config.hidden, config.hidden, 1 + 2 * n_layers)
+        self.means = multilayer(
+            n_read + self.embedding.size, config.layer_hidden, config.layer_hidden, 1 + 2 * n_layers
+        )
+        self.noise = LayerNoise(n_layers)
         self.log_stds = multilayer(self.embedding.size, 64, 1 + n_layers)
         last = self.log_stds[-1]
         nn.init.zeros_(last.weight)  # type: ignore[arg-type]
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
-    def forward(self, bits: Tensor, position: Tensor) -> LayerLaw:
-        """Law for bits (B, n_bits) at energy positions (B, 1)."""
+    def forward(self, read: Tensor, position: Tensor) -> LayerLaw:
+        """Law for what is read of bits, (B, n_read), at energy positions (B, 1)."""
         energy = self.embedding(position)
-        means = self.means(torch.cat([2 * bits - 1, energy], dim=1))
+        means = self.means(torch.cat([read, energy], dim=1))
         log_stds = self.log_stds(energy).clamp(-4, 2)
         response, layers, on_logits = means.split([1, self.n_layers, self.n_layers], dim=1)
         return LayerLaw(response, log_stds[:, :1], layers, log_stds[:, 1:], on_logits)
 
 
 class VoxelHead(nn.Module):
-    """Law of hits and voxel energies.
+    """Law of hits and voxel energies, independent of each other given bits and layers (``factorised``).
 
     Args:
         config: Sizes.
         plan: The grid.
-        n_bits: Number of latent bits.
+        n_read: Numbers read from the latent bits.
         ring_occupancy: Share of hit voxels of each (layer, ring) in the training showers.
         ring_voxels: Mean ln(e / threshold) of hits of each (layer, ring).
     """
 
     def __init__(
-        self, config: DecoderConfig, plan: GridPlan, n_bits: int, ring_occupancy: Tensor, ring_voxels: Tensor
+        self, config: DecoderConfig, plan: GridPlan, n_read: int, ring_occupancy: Tensor, ring_voxels: Tensor
     ) -> None:
         super().__init__()
         self.plan, self.mask = plan, config.mask
         self.embedding = EnergyEmbedding()
         n_layers = plan.shape[0]
         n_base = config.base_channels * plan.base[0] * plan.base[1] * plan.base[2]
-        self.seed = multilayer(n_bits + self.embedding.size + 2 * n_layers + 1, config.hidden, n_base)
+        self.seed = multilayer(n_read + self.embedding.size + 2 * n_layers + 1, config.hidden, n_base)
         self.trunk = _trunk(config, plan)
         rings = (config.position_channels, plan.parents[0], 1, plan.parents[2])
         self.places = nn.Parameter(0.3 * torch.randn(rings))
@@ -124,14 +132,15 @@ class VoxelHead(nn.Module):
         self._start_energies()
 
     ring_voxels: Tensor
+    is_learned_apart = False
 
     def forward(
-        self, bits: Tensor, position: Tensor, response: Tensor, layers: Tensor, layer_on: Tensor, log_layers: Tensor
+        self, read: Tensor, position: Tensor, response: Tensor, layers: Tensor, layer_on: Tensor, log_layers: Tensor
     ) -> HitMap:
-        """Hit logits from bits and (true or drawn) layers.
+        """Hit logits from what is read of bits and (true or drawn) layers.
 
         Args:
-            bits: (B, n_bits).
+            read: (B, n_read).
             position: Energy positions, (B, 1).
             response: Standardised response, (B, 1).
             layers: Standardised layers, 0 where empty, (B, L).
@@ -141,8 +150,8 @@ class VoxelHead(nn.Module):
         Returns:
             Hit logits in file order and parent features.
         """
-        known = torch.cat([2 * bits - 1, self.embedding(position), layers, layer_on, response], dim=1)
-        base = self.seed(known).view(len(bits), -1, *self.plan.base)
+        known = torch.cat([read, self.embedding(position), layers, layer_on, response], dim=1)
+        base = self.seed(known).view(len(read), -1, *self.plan.base)
         per_layer = self.plan.layers_to_parents(torch.stack([layers, layer_on], dim=-1))
         return self.from_base(base, per_layer, log_layers)
 
@@ -183,6 +192,38 @@ class VoxelHead(nn.Module):
             widths=raw[:, 2].clamp(_MIN_LOG_WIDTH, _MAX_LOG_WIDTH).exp(),
         )
 
+    def start(self, observables: Observables) -> None:
+        """Starts occupancies and mean energies of rings at those of the training showers."""
+        with torch.no_grad():
+            self.ring_logits.copy_(observables.ring_occupancy.flatten().logit())
+            self.ring_voxels.copy_(observables.ring_voxels.flatten())
+
+    def nll(self, bits: Tensor, view: ShowerView) -> tuple[Tensor, Tensor]:
+        """Minus the log-likelihood of the hits and of the energies at them, in nats, batch means."""
+        hit_map = self.of_view(bits, view)
+        hits = functional.binary_cross_entropy_with_logits(hit_map.logits, view.hits, reduction="none")
+        return hits.sum(1).mean(), self._energy_nll(hit_map, view)
+
+    def draw(self, bits: Tensor, view: ShowerView, layer_energies: Tensor, generator: Generator) -> Tensor:
+        """Voxels (B, V) in MeV: hits, energies at the hits, scaled to the layers' energies."""
+        hit_map = self.of_view(bits, view)
+        hits = self.draw_hits(hit_map.logits, view.layer_on, generator)
+        log_counts = self._layer_sums(hits).clamp(min=1).log()
+        batch, voxel = hits.nonzero(as_tuple=True)
+        mixture = self.activation(hit_map, batch, voxel, view.log_layers, log_counts)
+        showers = torch.zeros_like(hits)
+        values = mixture.sample(generator, cut=self.mask).clamp(max=20)
+        showers[batch, voxel] = values.exp() * (values >= 0)
+        sums = self._layer_sums(showers)
+        scale = layer_energies / torch.where(sums > 0, sums, torch.ones_like(sums))
+        scaled = showers * scale[:, self.plan.layer_of_voxel]
+        return apply_threshold(scaled, self.plan.threshold_mev)
+
+    def of_view(self, bits: Tensor, view: ShowerView) -> HitMap:
+        """:meth:`forward` with what a view holds."""
+        hit_map: HitMap = self(bits, view.position, view.response, view.layers, view.layer_on, view.log_layers)
+        return hit_map
+
     def draw_hits(self, logits: Tensor, layer_on: Tensor, generator: Generator | None = None) -> Tensor:
         """Draws hits (B, V): independent voxels, at least one in each layer that has energy, none elsewhere."""
         uniform = torch.rand(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype)
@@ -190,6 +231,22 @@ class VoxelHead(nn.Module):
         hits = (noisy > 0).to(logits.dtype)
         hits.scatter_(2, noisy.argmax(2, keepdim=True), 1.0)
         return (hits * layer_on[..., None]).flatten(1)
+
+    def _energy_nll(self, hit_map: HitMap, view: ShowerView) -> Tensor:
+        if self.mask:
+            batch, voxel = view.hits.nonzero(as_tuple=True)
+            mixture = self.activation(hit_map, batch, voxel, view.log_layers, view.log_counts)
+            log_likelihood = mixture.log_density(view.voxels[batch, voxel]) - mixture.log_above()
+        else:
+            batch, voxel = torch.ones_like(view.hits).nonzero(as_tuple=True)
+            mixture = self.activation(hit_map, batch, voxel, view.log_layers, view.log_counts)
+            is_hit = view.hits.flatten() > 0
+            log_likelihood = torch.where(is_hit, mixture.log_density(view.voxels.flatten()), mixture.log_below())
+        return -log_likelihood.sum() / len(view.hits)
+
+    def _layer_sums(self, values: Tensor) -> Tensor:
+        """Sums over the voxels of each layer, (B, V) to (B, L)."""
+        return values.view(len(values), self.plan.shape[0], -1).sum(2)
 
     def _start_energies(self) -> None:
         last = self.energies[-1]

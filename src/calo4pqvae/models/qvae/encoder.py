@@ -7,16 +7,8 @@ levels before it**,
 
 so that the posterior is not a product over levels: a later level can correct what an earlier one has drawn.
 
-**Factors.** A level does not choose its logits one by one. It computes a few quantities :math:`f_g` (depth, length,
-width and the like, whatever training makes of them) and writes each into the bits of one region of the graph,
-
-.. math:: \ell_i = a_i f_{g(i)} + c_i ,
-
-like a thermometer with learned marks. All dependence that a quantity brings among its bits is then among nodes that are
-close on the chip and can be carried by its couplers; a code spread over all bits would need a dense machine. The
-factors start at the principal components of the layers' energies, of unit variance at every E, and
-:func:`energy_correlation` keeps their mean and variance from following E: the decoder is given E, and a machine whose
-condition acts through fields has couplings that are the same at all E.
+Every bit has a logit of its own. Encoders that write few quantities along bands of a chip are in
+:mod:`calo4pqvae.models.qvae.factor_encoder`.
 """
 
 import math
@@ -30,11 +22,11 @@ from torch import Tensor, nn
 from calo4pqvae.config import EncoderConfig
 from calo4pqvae.models.qvae.cylinder import CylindricalConv3d, LinearAttention
 from calo4pqvae.models.qvae.grid import GridPlan
-from calo4pqvae.models.qvae.observables import PrincipalLayers, ShowerView
+from calo4pqvae.models.qvae.observables import ShowerView
 from calo4pqvae.models.qvae.relaxation import Relaxation, bit_entropy, draw_bits, relax_bits
 from calo4pqvae.showers.transforms import LogitTransform
 
-__all__ = ["EnergyEmbedding", "FactorWriter", "HierarchicalEncoder", "Posterior", "energy_correlation", "multilayer"]
+__all__ = ["EnergyEmbedding", "HierarchicalEncoder", "Posterior", "multilayer"]
 
 
 class Posterior(NamedTuple):
@@ -43,12 +35,10 @@ class Posterior(NamedTuple):
     Attributes:
         bits: (B, n_bits), level after level.
         logits: Logits they were drawn with, (B, n_bits).
-        factors: Quantities written into the bits, (B, levels, factors); no factors with free logits.
     """
 
     bits: Tensor
     logits: Tensor
-    factors: Tensor
 
     def entropy(self) -> Tensor:
         """Entropy of each shower's posterior, given the bits drawn on the way, in nats, (B,)."""
@@ -77,57 +67,6 @@ def multilayer(*sizes: int) -> nn.Sequential:
     return nn.Sequential(*steps[:-1])
 
 
-class FactorWriter(nn.Module):
-    r"""Writes factors into logits, :math:`\ell_i = a_i f_{g(i)} + c_i`; regions are equal stretches of the bits.
-
-    Args:
-        n_bits: Number of bits of the level.
-        n_factors: Number of factors.
-        phase: Between 0 and 1; shifts the starting marks, so that levels interleave.
-    """
-
-    region: Tensor
-
-    def __init__(self, n_bits: int, n_factors: int, phase: float) -> None:
-        super().__init__()
-        region = torch.arange(n_bits) * n_factors // n_bits
-        self.register_buffer("region", region, persistent=False)
-        place = torch.arange(n_bits) - torch.searchsorted(region, region)
-        size = torch.bincount(region)[region]
-        self.slopes = nn.Parameter(1.5 + 0.3 * torch.randn(n_bits))
-        self.offsets = nn.Parameter(4 * (place + phase) / size - 2)
-
-    def forward(self, factors: Tensor) -> Tensor:
-        """Maps factors (B, n_factors) to logits (B, n_bits)."""
-        logits: Tensor = self.slopes * factors[:, self.region] + self.offsets
-        return logits
-
-
-def energy_correlation(factors: Tensor, position: Tensor) -> Tensor:
-    r"""How much mean and variance of the factors of a batch follow the incident energy.
-
-    .. math:: \sum_{k,g} \sum_{u \in \{f, (f - \bar f)^2\}} \big[\rho(u_{kg}, t)^2 + \rho(u_{kg}, t^2)^2\big]
-
-    Args:
-        factors: (B, levels, factors).
-        position: Place t of ln E in its range, (B, 1).
-
-    Returns:
-        A number, 0 without factors.
-    """
-    values = factors.flatten(1)
-    squares = (values - values.mean(0)).square()
-    followers, energy = torch.cat([values, squares], dim=1), torch.cat([position, position**2], dim=1)
-    total: Tensor = (_normed(followers).T @ _normed(energy)).square().sum()
-    return total
-
-
-def _normed(columns: Tensor) -> Tensor:
-    centred = columns - columns.mean(0)
-    scale: Tensor = centred.norm(dim=0) + 1e-3 * len(columns) ** 0.5
-    return centred / scale
-
-
 class HierarchicalEncoder(nn.Module):
     """Encoder with one group of bits a level.
 
@@ -135,7 +74,6 @@ class HierarchicalEncoder(nn.Module):
         config: Sizes.
         plan: The grid.
         level_sizes: Number of bits of each level.
-        n_factors: Factors of a level; 0 gives every bit a logit of its own.
         periodic: False for the zero padding of older models.
     """
 
@@ -144,7 +82,6 @@ class HierarchicalEncoder(nn.Module):
         config: EncoderConfig,
         plan: GridPlan,
         level_sizes: Sequence[int],
-        n_factors: int = 0,
         *,
         periodic: bool = True,
     ) -> None:
@@ -159,18 +96,22 @@ class HierarchicalEncoder(nn.Module):
         self.summary = nn.Sequential(nn.Linear(n_features + n_totals, config.hidden), nn.SiLU())
         n_common = config.hidden + self.embedding.size
         starts = [sum(self.level_sizes[:level]) for level in range(len(self.level_sizes))]
-        self.n_factors = n_factors
-        # no empty parameter without factors: it would never have a gradient, which data-parallel training waits for
-        self.principal = PrincipalLayers(plan.shape[0], n_factors) if n_factors else None
         self.levels = nn.ModuleList(
-            multilayer(n_common + start, config.hidden, n_factors or size)
+            multilayer(n_common + start, config.hidden, size)
             for start, size in zip(starts, self.level_sizes, strict=True)
         )
-        phases = [level / len(self.level_sizes) for level in range(len(self.level_sizes))]
-        self.writers = nn.ModuleList(
-            FactorWriter(size, n_factors, phase) if n_factors else nn.Identity()
-            for size, phase in zip(self.level_sizes, phases, strict=True)
-        )
+
+    @property
+    def n_read(self) -> int:
+        """Numbers that a decoder reads from the bits."""
+        return sum(self.level_sizes)
+
+    def fit(self, layers: Tensor, position: Tensor) -> None:
+        """Free logits have nothing to fit before training; takes what the encoder of factors takes."""
+
+    def read(self, bits: Tensor) -> Tensor:
+        """What a decoder is given of bits (B, n_bits): every bit as -1 or 1."""
+        return 2 * bits - 1
 
     def forward(
         self,
@@ -194,31 +135,11 @@ class HierarchicalEncoder(nn.Module):
         bits: list[Tensor] = []
         logits: list[Tensor] = []
         noises = torch.split(uniform, list(self.level_sizes), dim=1)
-        factors: list[Tensor] = []
-        for level, writer, noise in zip(self.levels, self.writers, noises, strict=True):
-            written = level(torch.cat([common, *(2 * drawn - 1 for drawn in bits)], dim=1))
-            if self.principal is not None:
-                written = written + self.principal(view.layers, view.position)
-            logit = writer(written)
-            factors.append(written[:, : self.n_factors])
+        for level, noise in zip(self.levels, noises, strict=True):
+            logit = level(torch.cat([common, *(2 * drawn - 1 for drawn in bits)], dim=1))
             bits.append(draw_bits(logit, noise) if tau is None else relax_bits(logit, noise, tau, relaxation))
             logits.append(logit)
-        return Posterior(torch.cat(bits, dim=1), torch.cat(logits, dim=1), torch.stack(factors, dim=1))
-
-    @torch.no_grad()
-    def start_at_principal_layers(self, layers: Tensor, position: Tensor) -> None:
-        """Starts the factors of every level at the principal components of the layers; nothing without factors.
-
-        Args:
-            layers: Standardised layers of training showers, (N, L).
-            position: Places of ln E in its range, (N, 1).
-        """
-        if self.principal is None:
-            return
-        self.principal.fit(layers, position)
-        for level in self.levels:
-            level[-1].weight.mul_(0.1)  # type: ignore[index]
-            level[-1].bias.zero_()  # type: ignore[index]
+        return Posterior(torch.cat(bits, dim=1), torch.cat(logits, dim=1))
 
     def _common(self, view: ShowerView) -> Tensor:
         energy = self.embedding(view.position)

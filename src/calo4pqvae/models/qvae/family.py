@@ -11,8 +11,9 @@ What is trained in which order (``training.mode``):
   differentiated whole, the law of the samples too, which is another direction, see
   :mod:`calo4pqvae.prior.learning.gradients`);
 * ``prior``: the machine alone, on posterior bits exported by an earlier run;
-* ``staged``: networks (with fair coins, or jointly if ``training.joint_networks``), then export of posterior bits with
-  the networks frozen and in evaluation mode, then the machine by PCD.
+* ``staged``: the layers by themselves (with factors, :mod:`calo4pqvae.models.qvae.layer_stage`), networks (with
+  fair coins, or jointly if ``training.joint_networks``), then export of posterior bits with the networks frozen and in
+  evaluation mode, then the machine: maximum pseudo-likelihood, then PCD.
 
 Every mode that ends with a prior ends with the calibration of mean layers (:mod:`calo4pqvae.models.qvae.calibration`).
 The loops themselves are in :mod:`calo4pqvae.models.qvae.loops`.
@@ -29,10 +30,13 @@ from calo4pqvae.config import Config
 from calo4pqvae.errors import CheckpointError, ConfigError
 from calo4pqvae.models.model import Family, Model, Part, Source, Trainee
 from calo4pqvae.models.qvae.calibration import calibrate_layers
-from calo4pqvae.models.qvae.latent_prior import LatentPrior, build_topology, independent_baseline
-from calo4pqvae.models.qvae.loops import Learned, export_posterior, train_networks, train_prior
+from calo4pqvae.models.qvae.factor_encoder import FactorEncoder
+from calo4pqvae.models.qvae.latent_prior import LatentPrior, build_topology, find_latent_bands, independent_baseline
+from calo4pqvae.models.qvae.layer_stage import has_layer_stage, train_layers
+from calo4pqvae.models.qvae.loops import Learned, export_posterior, train_networks, train_prior, train_voxels
 from calo4pqvae.models.qvae.trained import TrainedModel
 from calo4pqvae.models.qvae.vae import ShowerAutoencoder
+from calo4pqvae.prior.graph.bands import Bands
 from calo4pqvae.prior.graph.topology import Topology
 from calo4pqvae.seeds import stream
 from calo4pqvae.showers.transforms import apply_threshold
@@ -102,25 +106,31 @@ class QvaeTrainee(Trainee):
         self.config = config
         torch.manual_seed(config.training.seed)
         self.learned = Learned(ShowerAutoencoder(config, data.geometry, prior.level_sizes), prior)
+        self._has_layers = has_layer_stage(self.learned, config.training.layer_steps)
+        self.learned.autoencoder.layer_head.requires_grad_(not self._has_layers)
 
     @property
     def stages(self) -> Sequence[Stage]:
-        """Networks, export of posterior bits, prior and calibration, as the mode asks for."""
+        """Layers, networks, export of posterior bits, prior and calibration, as the mode asks for."""
         training, learned = self.config.training, self.learned
         joint = training.mode == "joint" or (training.mode == "staged" and training.joint_networks)
         stages = {
+            "layers": Stage("layers", lambda bench: train_layers(bench, learned)),
             "networks": Stage("networks", lambda bench: train_networks(bench, learned, joint=joint)),
+            "voxels": Stage("voxels", lambda bench: train_voxels(bench, learned)),
             "export": Stage("export", lambda bench: export_posterior(bench, learned)),
             "prior": Stage("prior", lambda bench: train_prior(bench, learned)),
             "calibration": Stage("calibration", lambda bench: _calibrate(bench, learned)),
         }
         names = {
-            "autoencoder": ("networks", "export"),
-            "joint": ("networks", "export", "calibration"),
-            "staged": ("networks", "export", "prior", "calibration"),
+            "autoencoder": ("voxels", "networks", "export"),
+            "joint": ("voxels", "networks", "export", "calibration"),
+            "staged": ("voxels", "networks", "export", "prior", "calibration"),
             "prior": ("prior", "calibration"),
         }[training.mode]
-        return [stages[name] for name in names]
+        first = ("layers",) if self._has_layers and training.mode != "prior" else ()
+        apart = learned.autoencoder.voxels.is_learned_apart
+        return [stages[name] for name in (*first, *names) if name != "voxels" or apart]
 
     def start(self, bench: Bench) -> None:
         """Scales from the training showers; in mode ``prior`` networks and posterior bits of another run."""
@@ -128,6 +138,10 @@ class QvaeTrainee(Trainee):
             _take_over(bench, self.learned.prior)
         else:
             self.learned.autoencoder.fit_observables(bench.data.chunks(bench.data.train))
+            encoder = self.learned.autoencoder.encoder
+            if isinstance(encoder, FactorEncoder):
+                code = encoder.code
+                code.lay(find_latent_bands(self.learned.prior, code.n_factors, code.length))
 
     def place(self, device: torch.device) -> None:
         """Puts the machine where it is learned; the networks follow with their optimiser."""
@@ -143,12 +157,27 @@ class QvaeTrainee(Trainee):
                 "n_couplers": topology.n_edges,
                 "content_hash": topology.content_hash,
             },
+            "bands": _bands_of(self.learned),
             "n_parameters": {
                 "encoder": _count(networks.encoder),
                 "decoder": _count(networks.layer_head) + _count(networks.voxel_head),
                 "prior": _count(self.learned.prior),
             },
         }
+
+
+def _bands_of(learned: Learned) -> dict[str, Any] | None:
+    """Number and length of the bands, and the shares of their links that are coupled; None without factors."""
+    encoder, prior = learned.autoencoder.encoder, learned.prior
+    if not isinstance(encoder, FactorEncoder):
+        return None
+    bands = encoder.code.bands()
+    shares = Bands(bands.nodes + prior.topology.n_nodes - prior.n_bits).link_shares(prior.topology)
+    return {
+        "n_factors": bands.n_bands,
+        "nodes": bands.length,
+        "coupled_at_distance": {str(distance): round(share, 4) for distance, share in shares.items()},
+    }
 
 
 def untrained_model(config: Config) -> TrainedModel:

@@ -16,13 +16,13 @@ from torch import Generator, Tensor, nn
 from calo4pqvae.config import Config
 from calo4pqvae.errors import PriorError
 from calo4pqvae.models.qvae.condition import EnergyCode
+from calo4pqvae.prior.graph.bands import Bands, find_bands
 from calo4pqvae.prior.graph.chips import chip_topology, load_missing, smallest_chip
-from calo4pqvae.prior.graph.regions import arrange_in_regions
 from calo4pqvae.prior.graph.topology import Topology, complete_topology, independent_topology
 from calo4pqvae.prior.machine import BoltzmannMachine
 from calo4pqvae.prior.sampling.gibbs import BlockGibbsSampler, GibbsState
 
-__all__ = ["LatentPrior", "build_topology", "independent_baseline"]
+__all__ = ["LatentPrior", "build_topology", "find_latent_bands", "independent_baseline"]
 
 _DEFAULT_FOLDED_BITS = 32
 
@@ -111,7 +111,7 @@ class LatentPrior(nn.Module):
 
 
 def build_topology(config: Config) -> Topology:
-    """The graph that the settings ask for; on a chip, the nodes of a factor are numbered region by region.
+    """The graph that the settings ask for.
 
     Raises:
         PriorError: If no chip is large enough, or the working-graph file cannot be used.
@@ -124,8 +124,22 @@ def build_topology(config: Config) -> Topology:
         return complete_topology(sizes)
     if family == "independent":
         return independent_topology(sizes)
-    held = (0,) if config.condition.mode == "clamp" else ()
-    return arrange_in_regions(_chip(config, family, sizes), max(1, config.latent.factors), held=held)
+    return _chip(config, family, sizes)
+
+
+def find_latent_bands(prior: LatentPrior, n_factors: int, length: int) -> Bands:
+    """Bands of latent nodes for the factors, in numbers of latent bits.
+
+    Args:
+        prior: Machine and mode of condition.
+        n_factors: Number of bands.
+        length: Nodes of a band.
+
+    Raises:
+        PriorError: If there are too few latent nodes.
+    """
+    bands = find_bands(prior.topology, n_factors, length, held=(0,) if prior.is_clamped else ())
+    return Bands(bands.nodes - (prior.topology.n_nodes - prior.n_bits))
 
 
 def _chip(config: Config, family: Literal["zephyr", "pegasus"], sizes: tuple[int, ...]) -> Topology:

@@ -16,20 +16,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calo4pqvae.config import TrainingConfig
-from calo4pqvae.errors import DivergenceError
+from calo4pqvae.errors import ConfigError, DivergenceError
 from calo4pqvae.models.qvae.acceptance import QualitySums, is_accepted
-from calo4pqvae.models.qvae.encoder import energy_correlation
+from calo4pqvae.models.qvae.cascade.cascade import Cascade
+from calo4pqvae.models.qvae.cascade.training import train_cascade
 from calo4pqvae.models.qvae.latent_prior import LatentPrior
 from calo4pqvae.models.qvae.relaxation import TauSchedule
 from calo4pqvae.models.qvae.vae import LossTerms, ShowerAutoencoder
 from calo4pqvae.prior.learning.diagnostics import DivergenceGuard, WatchReport, watch
 from calo4pqvae.prior.learning.learner import LearningSettings, PriorLearner
+from calo4pqvae.prior.learning.pseudo_likelihood import maximise_pseudo_likelihood
 from calo4pqvae.seeds import stream
 from calo4pqvae.workshop.bench import Bench
-from calo4pqvae.workshop.checkpoints import load_module, load_optimizer, prefixed, with_prefix
+from calo4pqvae.workshop.checkpoints import load_module, load_optimizer, optimizer_tensors, prefixed, with_prefix
 from calo4pqvae.workshop.processes import gather, mean_over_processes
 
-__all__ = ["Learned", "export_posterior", "save_prior", "train_networks", "train_prior"]
+__all__ = [
+    "Learned",
+    "export_posterior",
+    "rate_factor",
+    "save_prior",
+    "train_networks",
+    "train_prior",
+    "train_voxels",
+]
 
 _WATCH_EVERY = 50  # updates of the prior between two looks at its moments
 _TERMS = LossTerms._fields
@@ -37,6 +47,7 @@ _RECONSTRUCTION = slice(0, 5)
 _INFORMATION = _TERMS.index("information")
 _WARM_UP = 0.1  # share of the training in which the learning rate grows
 _EXPORT_CHUNK = 500
+_LIKELIHOOD_STATES = 10_000
 
 
 @dataclass
@@ -50,13 +61,24 @@ class Learned:
 def train_networks(bench: Bench, learned: Learned, *, joint: bool) -> None:
     """Trains encoder and decoder, and with ``joint`` the machine beside them.
 
+    Where all parts have had stages of their own there is nothing left to train, and one look is taken.
+
     Raises:
+        ConfigError: If there is nothing to train beside the machine.
         DivergenceError: If the loss is no longer finite or the machine's energies run away.
     """
     config, data, fabric = bench.config.training, bench.data, bench.fabric
     learner = _joint_learner(bench, learned) if joint else None
+    parameters = _trained_parameters(learned)
+    if not parameters:
+        if joint:
+            raise ConfigError("nothing of the networks is left to be trained jointly: use training.mode = 'staged'")
+        learned.autoencoder.to(fabric.device)
+        _end_epoch(bench, learned, _NetworkProgress(0, torch.zeros(len(_TERMS), dtype=torch.float64), None), None)
+        bench.save("export", prefixed("prior.", learned.prior.state_dict()))
+        return
     optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-        learned.autoencoder.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
     )
     module, wrapped = fabric.setup(learned.autoencoder, optimizer)
     module.mark_forward_method("loss_terms")
@@ -67,7 +89,7 @@ def train_networks(bench: Bench, learned: Learned, *, joint: bool) -> None:
     while progress.step < total:
         done = progress.step / total
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _rate_factor(done)
+            group["lr"] = config.learning_rate * rate_factor(done)
         terms = _network_step(
             bench, learned, module, wrapped, learner, progress.step, tau(done), _kl_weight(config, done)
         )
@@ -83,6 +105,15 @@ def train_networks(bench: Bench, learned: Learned, *, joint: bool) -> None:
         save_prior(bench, learned, torch.full((learned.prior.n_bits,), 0.5))
     bench.save("export", prefixed("prior.", learned.prior.state_dict()))
     fabric.barrier()
+
+
+def train_voxels(bench: Bench, learned: Learned) -> None:
+    """Learns a voxel law that has a stage of its own; the networks' stage then leaves it as it is."""
+    cascade = learned.autoencoder.voxel_head
+    if not isinstance(cascade, Cascade):
+        raise TypeError(f"{type(cascade).__name__} is learned with the networks, not apart")
+    train_cascade(bench, cascade)
+    cascade.requires_grad_(False)
 
 
 def export_posterior(bench: Bench, learned: Learned) -> None:
@@ -125,6 +156,7 @@ def train_prior(bench: Bench, learned: Learned) -> None:
         load_module(learned.prior, with_prefix(saved, "prior."))
         learner.load_state_dict(with_prefix(saved, "learner."))
     else:
+        _begin_machine(bench, learned, bits, energies)
         _save_learning(bench, learned, learner)
     guard = DivergenceGuard(limit=config.max_gap)
     while learner.n_done < config.updates:
@@ -147,6 +179,17 @@ def train_prior(bench: Bench, learned: Learned) -> None:
     save_prior(bench, learned, bits.mean(0))
 
 
+def _begin_machine(bench: Bench, learned: Learned, bits: Tensor, energies: Tensor) -> None:
+    """Moves a fresh machine to the maximum of the pseudo-likelihood of the first states, if that is wanted."""
+    joint = bench.config.training.mode == "staged" and bench.config.training.joint_networks
+    if joint or bench.config.prior.start == "independent":
+        return
+    states, condition = _prior_batch(bench, learned, bits[:_LIKELIHOOD_STATES], energies[:_LIKELIHOOD_STATES])
+    held = torch.from_numpy(learned.prior.clamped)
+    found = maximise_pseudo_likelihood(learned.prior.machine, states, condition, held)
+    bench.log({"stage": "pseudo-likelihood", **_finite(asdict(found))})
+
+
 def save_prior(bench: Bench, learned: Learned, bit_means: Tensor) -> None:
     """Writes graph, parameters and the bits' means, from the first process."""
     if bench.fabric.is_global_zero:
@@ -154,6 +197,11 @@ def save_prior(bench: Bench, learned: Learned, bit_means: Tensor) -> None:
         tensors = prefixed("machine.", learned.prior.machine.state_dict()) | graph | {"bit_means": bit_means}
         bench.run.save_tensors("prior", tensors, graph=learned.prior.topology.name)
     bench.fabric.barrier()
+
+
+def _trained_parameters(learned: Learned) -> list[torch.nn.Parameter]:
+    """Weights that the networks' stage moves; those of the layers stay if they have had a stage of their own."""
+    return [parameter for parameter in learned.autoencoder.parameters() if parameter.requires_grad]
 
 
 @dataclass
@@ -193,8 +241,7 @@ class _NetworkProgress:
             "sums": self.sums,
         }
         tensors |= prefixed("autoencoder.", learned.autoencoder.state_dict())
-        for index, entries in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in entries.items()}
+        tensors |= prefixed("optimizer.", optimizer_tensors(optimizer))
         if learner is not None:
             tensors |= prefixed("prior.", learned.prior.state_dict()) | prefixed("learner.", learner.state_dict())
         return tensors
@@ -218,9 +265,6 @@ def _network_step(
     )
     shared = torch.stack([mean_over_processes(fabric, term.detach()) for term in terms]).double().cpu()
     loss = terms.total(kl_weight, config.free_bits, shared[_INFORMATION])
-    if config.decorrelation:
-        position = gather(fabric, learned.autoencoder.observables.position(energies))
-        loss = loss + config.decorrelation * energy_correlation(gather(fabric, posterior.factors), position)
     if not bool(torch.isfinite(shared).all()):
         raise DivergenceError(
             f"the loss is no longer finite at step {step}: lower training.learning_rate; the last checkpoint is kept"
@@ -279,7 +323,8 @@ def _end_epoch(bench: Bench, learned: Learned, progress: _NetworkProgress, learn
         progress.best = quality.score if progress.best is None else min(progress.best, quality.score)
         if bench.fabric.is_global_zero:
             bench.run.save_tensors("autoencoder", learned.autoencoder.state_dict())
-    train_terms = dict(zip(_TERMS, (progress.sums / bench.data.steps_per_epoch).tolist(), strict=True))
+    means = (progress.sums / bench.data.steps_per_epoch).tolist()
+    train_terms = dict(zip(_TERMS, means, strict=True)) if progress.step else {}
     validation = dict(zip(_TERMS, (sums / n_showers).tolist(), strict=True))
     row = {"stage": "networks", "epoch": epoch, "train": train_terms, "validation": validation}
     bench.log(row | {"quality": quality.to_dict(), "accepted": accepted})
@@ -391,7 +436,7 @@ def _watch_prior(bench: Bench, learned: Learned, learner: PriorLearner, posterio
     return watch(learned.prior.machine, states, samples, condition, chains.condition, held=learned.prior.clamped)
 
 
-def _rate_factor(done: float) -> float:
+def rate_factor(done: float) -> float:
     """Linear warm-up, then half a cosine down to one hundredth."""
     if done < _WARM_UP:
         return 0.04 + 0.96 * done / _WARM_UP

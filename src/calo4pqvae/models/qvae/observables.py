@@ -8,8 +8,9 @@ A shower of incident energy E is turned to its canonical frame and taken apart:
   to the faintest, and a mean in q is no ill-behaved mean of a logarithm;
 * hits, and :math:`v = \ln(e/t_0)` of each hit, with the threshold :math:`t_0` of the read-out.
 
-Response and layers are standardised *given the energy*: mean and log width are polynomials in t fitted to the training
-showers, so that the latent bits have fluctuations to carry and not the trend with energy.
+Response and layers are standardised *given the energy*: mean and log width are polynomials in t fitted to the
+training showers, so that the latent bits have fluctuations to carry and not the trend with energy. Layers are then
+mapped to normal scores (:mod:`calo4pqvae.models.qvae.marginals`): few particles make skew laws.
 """
 
 import math
@@ -20,13 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from calo4pqvae.errors import DataError
+from calo4pqvae.models.qvae.marginals import NormalScores
+from calo4pqvae.models.qvae.standardiser import Standardiser
 from calo4pqvae.showers.energies import check_energies
 from calo4pqvae.showers.geometry import Geometry
 from calo4pqvae.showers.transforms import CanonicalFrame, Frame, LayerSplit, apply_threshold
 
-__all__ = ["Observables", "PrincipalLayers", "ShowerView", "Standardiser"]
+__all__ = ["Observables", "ShowerView"]
 
-_MEAN_LOG_CHI2 = -1.2704  # mean of ln x^2 for a standard normal x
 _MIN_EVENTS = 20
 
 
@@ -58,97 +60,6 @@ class ShowerView(NamedTuple):
     log_counts: Tensor
 
 
-class Standardiser(nn.Module):
-    r"""Mean and width as functions of the energy's position, one pair a column.
-
-    .. math:: y = (x - m(t))/s(t), \quad m = \sum_{i \le 4} c_i t^i, \quad \ln s = \sum_{i \le 2} d_i t^i
-
-    Both polynomials are kept within what was seen in the fit (the mean in the range of the values, ln s within 1.5 of
-    its mean), so that a column with few events, seen at high energies only, stays tame at low ones.
-
-    Args:
-        n_columns: Number of quantities.
-    """
-
-    mean_coefficients: Tensor
-    mean_range: Tensor
-    log_std_coefficients: Tensor
-    log_std_range: Tensor
-
-    def __init__(self, n_columns: int) -> None:
-        super().__init__()
-        self.register_buffer("mean_coefficients", torch.zeros(5, n_columns))
-        self.register_buffer("mean_range", torch.zeros(2, n_columns))
-        self.register_buffer("log_std_coefficients", torch.zeros(3, n_columns))
-        self.register_buffer("log_std_range", torch.zeros(2, n_columns))
-
-    def fit(self, values: Tensor, position: Tensor, present: Tensor) -> None:
-        """Fits both polynomials by least squares, in float64, where ``present`` is 1; shapes (N, columns), (N, 1)."""
-        powers = _powers(position.double(), 5)
-        for column in range(values.shape[1]):
-            chosen = present[:, column] > 0
-            if int(chosen.sum()) < _MIN_EVENTS:
-                continue
-            basis, target = powers[chosen], values[chosen, column].double()
-            mean = _ridge(basis, target)
-            log_square = ((target - basis @ mean) ** 2 + 1e-12).log() - _MEAN_LOG_CHI2
-            level = float(log_square.mean() / 2)
-            self.mean_coefficients[:, column] = mean.float()
-            self.mean_range[:, column] = torch.stack([target.min(), target.max()]).float()
-            self.log_std_coefficients[:, column] = (_ridge(basis[:, :3], log_square) / 2).float()
-            self.log_std_range[:, column] = torch.tensor([level - 1.5, level + 1.5])
-
-    def forward(self, values: Tensor, position: Tensor) -> Tensor:
-        """Standardises (B, columns) values at positions (B, 1)."""
-        mean, std = self._moments(position)
-        return (values - mean) / std
-
-    def inverse(self, standardised: Tensor, position: Tensor) -> Tensor:
-        """Undoes :meth:`forward`."""
-        mean, std = self._moments(position)
-        return standardised * std + mean
-
-    def _moments(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        powers = _powers(position, 5)
-        mean = (powers @ self.mean_coefficients).clamp(self.mean_range[0], self.mean_range[1])
-        log_std = (powers[:, :3] @ self.log_std_coefficients).clamp(self.log_std_range[0], self.log_std_range[1])
-        return mean, log_std.exp()
-
-
-class PrincipalLayers(nn.Module):
-    r"""Principal components of the standardised layers, standardised once more at given energy.
-
-    .. math:: s_g = \Big(\sum_l V_{lg}\, y_l - m_g(t)\Big) / w_g(t)
-
-    The directions V are those of largest variance over all energies; how strong a component is depends on the energy
-    (the depth of a shower matters more where sampling noise is small), and :math:`w_g(t)` takes that out.
-
-    Args:
-        n_layers: Number of layers.
-        n_components: Number of components; those beyond the number of layers stay 0.
-    """
-
-    def __init__(self, n_layers: int, n_components: int) -> None:
-        super().__init__()
-        self.directions = nn.Parameter(torch.zeros(n_layers, n_components))
-        self.scores = Standardiser(n_components)
-
-    @torch.no_grad()
-    def fit(self, layers: Tensor, position: Tensor) -> None:
-        """Sets directions and scales to training showers, (N, L) and (N, 1); the largest part of each is positive."""
-        vectors = torch.linalg.eigh(torch.cov(layers.double().T))[1].flip(1)
-        chosen = vectors[:, : self.directions.shape[1]]
-        signs = torch.sign(chosen.gather(0, chosen.abs().argmax(0, keepdim=True)))
-        self.directions[:, : chosen.shape[1]] = (chosen * signs).to(self.directions)
-        scores = layers @ self.directions
-        self.scores.fit(scores, position, torch.ones_like(scores))
-
-    def forward(self, layers: Tensor, position: Tensor) -> Tensor:
-        """Components (B, n_components) of standardised layers (B, L) at positions (B, 1)."""
-        components: Tensor = self.scores(layers @ self.directions, position)
-        return components
-
-
 class Observables(nn.Module):
     """Takes showers apart and puts totals and layers together again.
 
@@ -175,7 +86,7 @@ class Observables(nn.Module):
         self.frame = CanonicalFrame(geometry) if canonical_frame else None
         self.split = LayerSplit(geometry)
         self.response = Standardiser(1)
-        self.layers = Standardiser(n_layers)
+        self.layers = NormalScores(n_layers)
         self.register_buffer("ring_occupancy", torch.full((n_layers, n_radius), 0.1))
         self.register_buffer("ring_voxels", torch.full((n_layers, n_radius), 5.0))
 
@@ -269,16 +180,3 @@ class Observables(nn.Module):
 def _check_not_empty(response: Tensor) -> None:
     if not bool((response > 0).all()):
         raise DataError("a shower has no energy above threshold: drop such events (data.drop_bad = true)")
-
-
-def _powers(position: Tensor, n: int) -> Tensor:
-    return torch.cat([position**power for power in range(n)], dim=1)
-
-
-def _ridge(basis: Tensor, target: Tensor) -> Tensor:
-    """Least squares with a little weight against every power but the constant."""
-    weights = torch.ones(basis.shape[1], dtype=basis.dtype)
-    weights[0] = 1e-6
-    gram = basis.T @ basis + torch.diag(weights)
-    solution: Tensor = torch.linalg.solve(gram, basis.T @ target)
-    return solution

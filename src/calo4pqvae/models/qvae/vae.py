@@ -19,15 +19,13 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from calo4pqvae.config import Config
-from calo4pqvae.models.qvae.decoder import HitMap, LayerHead, LayerLaw, VoxelHead
+from calo4pqvae.models.qvae.decoder import LayerHead, LayerLaw
 from calo4pqvae.models.qvae.encoder import HierarchicalEncoder, Posterior
+from calo4pqvae.models.qvae.factor_encoder import FactorEncoder
 from calo4pqvae.models.qvae.grid import GridPlan
-from calo4pqvae.models.qvae.likelihood import (
-    normal_nll,
-    sample_normal,
-    sample_truncated_normal,
-    truncated_normal_nll,
-)
+from calo4pqvae.models.qvae.laws import VoxelLaw, voxel_law
+from calo4pqvae.models.qvae.layer_noise import LayerValues
+from calo4pqvae.models.qvae.likelihood import normal_nll, sample_normal
 from calo4pqvae.models.qvae.observables import Observables, ShowerView
 from calo4pqvae.models.qvae.relaxation import Relaxation
 from calo4pqvae.showers.energies import check_energies
@@ -97,16 +95,24 @@ class ShowerAutoencoder(nn.Module):
         energy_range = (config.data.energy_min_mev, config.data.energy_max_mev)
         self.observables = Observables(geometry, energy_range, canonical_frame=config.data.canonical_frame)
         self.plan = GridPlan(geometry, config.data.layout)
-        self.encoder = HierarchicalEncoder(config.encoder, self.plan, level_sizes, config.latent.factors)
-        self.layer_head = LayerHead(config.decoder, self.n_bits, geometry.n_layers)
-        self.voxel_head = VoxelHead(
-            config.decoder, self.plan, self.n_bits, self.observables.ring_occupancy, self.observables.ring_voxels
-        )
+        self.encoder: FactorEncoder | HierarchicalEncoder
+        if config.latent.factors:
+            self.encoder = FactorEncoder(config.latent, geometry.n_layers, self.level_sizes)
+        else:
+            self.encoder = HierarchicalEncoder(config.encoder, self.plan, level_sizes)
+        self.layer_head = LayerHead(config.decoder, self.encoder.n_read, geometry.n_layers)
+        self.voxel_head = voxel_law(config, self.plan, self.observables, self.encoder.n_read)
 
     @property
     def n_bits(self) -> int:
         """Number of latent bits."""
         return sum(self.level_sizes)
+
+    @property
+    def voxels(self) -> VoxelLaw:
+        """The law of the voxels."""
+        law: VoxelLaw = self.voxel_head  # type: ignore[assignment]  # a module that keeps the protocol
+        return law
 
     def fit_observables(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Fits scales and starting values to training showers, once, before training.
@@ -115,14 +121,11 @@ class ShowerAutoencoder(nn.Module):
             batches: Showers and incident energies in MeV; gone through twice, so no mere iterator.
         """
         self.observables.fit(batches)
-        if self.encoder.n_factors:
-            views = (self.observables(showers, energies) for showers, energies in batches)
-            parts = [(view.layers, view.position) for view in views]  # the rest of a view is large
-            layers, position = (torch.cat(column) for column in zip(*parts, strict=True))
-            self.encoder.start_at_principal_layers(layers, position)
-        with torch.no_grad():
-            self.voxel_head.ring_logits.copy_(self.observables.ring_occupancy.flatten().logit())
-            self.voxel_head.ring_voxels.copy_(self.observables.ring_voxels.flatten())
+        views = (self.observables(showers, energies) for showers, energies in batches)
+        parts = [(view.layers, view.position) for view in views]  # the rest of a view is large
+        layers, position = (torch.cat(column) for column in zip(*parts, strict=True))
+        self.encoder.fit(layers, position)
+        self.voxels.start(self.observables)
 
     def encode(self, showers: Tensor, incident_energies: Tensor, uniform: Tensor) -> Posterior:
         """Posterior bits.
@@ -158,22 +161,34 @@ class ShowerAutoencoder(nn.Module):
         view = self.observables(showers, incident_energies)
         posterior: Posterior = self.encoder(view, uniform, tau, self.relaxation)
         bits = posterior.bits
-        law: LayerLaw = self.layer_head(bits, view.position)
-        hit_map = self._hit_map(bits, view)
-        hit_terms = functional.binary_cross_entropy_with_logits(hit_map.logits, view.hits, reduction="none")
-        response, layers, layer_on = _layer_nll(law, view)
+        read = self.encoder.read(bits)
+        law: LayerLaw = self.layer_head(read, view.position)
+        nothing = bits.new_zeros(())
+        hits, voxels = (nothing, nothing) if self.voxels.is_learned_apart else self.voxels.nll(read, view)
+        response, layers, layer_on = self._layer_nll(law, view)
         energy = bits.new_zeros(len(bits)) if prior_energy is None else prior_energy(bits, incident_energies)
         terms = LossTerms(
             response=response.mean(),
             layers=layers.mean(),
             layer_on=layer_on.mean(),
-            hits=hit_terms.sum(1).mean(),
-            voxels=self._voxel_nll(hit_map, view),
+            hits=hits,
+            voxels=voxels,
             entropy=posterior.entropy().mean(),
             information=posterior.information().mean(),
             prior_energy=energy.mean(),
         )
         return terms, posterior
+
+    def layer_loss(self, view: ShowerView, uniform: Tensor) -> Tensor:
+        """Mean negative log likelihood of response and layers alone, in nats.
+
+        Args:
+            view: The showers; of their voxels nothing is used with an encoder of factors.
+            uniform: Noise between 0 and 1 of the posterior, (B, n_bits).
+        """
+        bits = self.encoder(view, uniform).bits
+        law: LayerLaw = self.layer_head(self.encoder.read(bits), view.position)
+        return torch.stack(self._layer_nll(law, view)).sum(0).mean()
 
     @torch.no_grad()
     def decode(
@@ -195,19 +210,11 @@ class ShowerAutoencoder(nn.Module):
         """
         check_energies(incident_energies, *self.observables.energy_range)
         view = self._draw_layers(bits, incident_energies, generator, layer_gain)
-        hit_map = self._hit_map(bits, view)
-        hits = self.voxel_head.draw_hits(hit_map.logits, view.layer_on, generator)
-        log_counts = self.observables.split.layer_energies(hits).clamp(min=1).log()
-        batch, voxel = hits.nonzero(as_tuple=True)
-        mixture = self.voxel_head.activation(hit_map, batch, voxel, view.log_layers, log_counts)
-        showers = torch.zeros_like(hits)
-        values = mixture.sample(generator, cut=self.voxel_head.mask).clamp(max=20)
-        showers[batch, voxel] = values.exp() * (values >= 0)
-        scaled = self._scale_layers(showers, self._layer_energies(view))
+        showers = self.voxels.draw(self.encoder.read(bits), view, self._layer_energies(view), generator)
         frame_generator = Generator().manual_seed(
             int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
         )
-        return self.observables.random_frame(apply_threshold(scaled, self.geometry.threshold_mev), frame_generator)
+        return self.observables.random_frame(showers, frame_generator)
 
     @torch.no_grad()
     def draw_layers(
@@ -219,30 +226,18 @@ class ShowerAutoencoder(nn.Module):
     def _layer_energies(self, view: ShowerView) -> Tensor:
         return view.log_layers.exp() * view.layer_on * self.geometry.threshold_mev
 
-    def _hit_map(self, bits: Tensor, view: ShowerView) -> HitMap:
-        hit_map: HitMap = self.voxel_head(
-            bits, view.position, view.response, view.layers, view.layer_on, view.log_layers
-        )
-        return hit_map
-
-    def _voxel_nll(self, hit_map: HitMap, view: ShowerView) -> Tensor:
-        if self.voxel_head.mask:
-            batch, voxel = view.hits.nonzero(as_tuple=True)
-            mixture = self.voxel_head.activation(hit_map, batch, voxel, view.log_layers, view.log_counts)
-            log_likelihood = mixture.log_density(view.voxels[batch, voxel]) - mixture.log_above()
-        else:
-            batch, voxel = torch.ones_like(view.hits).nonzero(as_tuple=True)
-            mixture = self.voxel_head.activation(hit_map, batch, voxel, view.log_layers, view.log_counts)
-            is_hit = view.hits.flatten() > 0
-            log_likelihood = torch.where(is_hit, mixture.log_density(view.voxels.flatten()), mixture.log_below())
-        return -log_likelihood.sum() / len(view.hits)
+    def _layer_nll(self, law: LayerLaw, view: ShowerView) -> tuple[Tensor, Tensor, Tensor]:
+        response = normal_nll(view.response, law.response_mean, law.response_log_std).sum(1)
+        known = LayerValues(law.layer_mean, law.layer_log_std, view.layer_on, view.layer_floor, view.position)
+        layer_on = functional.binary_cross_entropy_with_logits(law.on_logits, view.layer_on, reduction="none")
+        return response, self.layer_head.noise.nll(view.layers, known), layer_on.sum(1)
 
     def _draw_layers(
         self, bits: Tensor, incident_energies: Tensor, generator: Generator, layer_gain: Tensor | None
     ) -> ShowerView:
         scales = self.observables
         position = scales.position(incident_energies)
-        law: LayerLaw = self.layer_head(bits, position)
+        law: LayerLaw = self.layer_head(self.encoder.read(bits), position)
         response = sample_normal(law.response_mean, law.response_log_std, generator)
         ratio = scales.response.inverse(response, position).clamp(min=_MIN_RESPONSE)
         totals = torch.maximum(ratio * incident_energies, ratio.new_tensor(self.geometry.threshold_mev))
@@ -250,7 +245,8 @@ class ShowerAutoencoder(nn.Module):
         layer_on = (uniform < torch.sigmoid(law.on_logits)).to(totals.dtype)
         layer_on.scatter_(1, law.on_logits.argmax(1, keepdim=True), 1.0)
         floor = scales.layer_floor(totals, position)
-        layers = sample_truncated_normal(law.layer_mean, law.layer_log_std, floor, generator)
+        known = LayerValues(law.layer_mean, law.layer_log_std, layer_on, floor, position)
+        layers = self.layer_head.noise.sample(known, generator)
         roots = scales.layers.inverse(layers, position).clamp(min=1e-12) * layer_on
         squares = roots.square()
         if layer_gain is not None:
@@ -273,17 +269,5 @@ class ShowerAutoencoder(nn.Module):
             log_counts=empty,
         )
 
-    def _scale_layers(self, showers: Tensor, layer_energies: Tensor) -> Tensor:
-        sums = self.observables.split.layer_energies(showers)
-        scale = layer_energies / torch.where(sums > 0, sums, torch.ones_like(sums))
-        return showers * scale[:, self.plan.layer_of_voxel]
-
 
 _MIN_RESPONSE = 0.02
-
-
-def _layer_nll(law: LayerLaw, view: ShowerView) -> tuple[Tensor, Tensor, Tensor]:
-    response = normal_nll(view.response, law.response_mean, law.response_log_std).sum(1)
-    layers = truncated_normal_nll(view.layers, law.layer_mean, law.layer_log_std, view.layer_floor)
-    layer_on = functional.binary_cross_entropy_with_logits(law.on_logits, view.layer_on, reduction="none")
-    return response, (layers * view.layer_on).sum(1), layer_on.sum(1)

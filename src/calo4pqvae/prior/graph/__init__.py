@@ -1,1 +1,1 @@
-"""Graphs in partitions, chips, regions."""
+"""Graphs in partitions, chips, bands."""

@@ -10,7 +10,7 @@ import pytest
 from calo4pqvae.evaluation.compare import evaluate_files
 from calo4pqvae.evaluation.metrics.frechet import FrechetSettings
 from calo4pqvae.evaluation.metrics.kernel_distance import KernelSettings
-from calo4pqvae.evaluation.referee import RefereeSettings
+from calo4pqvae.evaluation.settings import RefereeSettings
 from calo4pqvae.showers.geometry import geometry
 from tests.small_runs import bundled_rows, write_showers
 
@@ -46,7 +46,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fpd=FrechetSettings(min_samples=100, max_samples=300, num_points=3, num_batches=2),
         kpd=KernelSettings(batch_size=100, num_batches=3),
     )
-    return evaluate_files(files[0], {"model": files[1]}, geometry("ds2"), folder / "out", referee=settings).report
+    return evaluate_files(files[0], {"model": files[1]}, geometry("ds2"), folder / "out", settings=settings).report
 
 
 def dump(page: Path, folder: Path) -> tuple[str, str]:
