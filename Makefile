@@ -19,6 +19,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/calo4pqvae demo --out runs/demo
 
+# As many processes as cores, each with one thread; a file's tests stay in one process, and so do their fixtures.
+test test-all: export OMP_NUM_THREADS ?= 1
+
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 

@@ -8,9 +8,8 @@ leaves the same file as one that was never stopped.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from calo4pqvae.config import Config
@@ -18,6 +17,9 @@ from calo4pqvae.errors import CheckpointError
 from calo4pqvae.workshop.data import TrainingData
 from calo4pqvae.workshop.rundir import RunDirectory
 from calo4pqvae.workshop.tracking import BoardWriter
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["Bench", "Reporter", "Stage", "run_stages", "silent"]
 
@@ -39,7 +41,7 @@ class Bench:
 
     config: Config
     run: RunDirectory
-    fabric: Fabric
+    fabric: "Fabric"
     data: TrainingData
     report: Reporter
     board: BoardWriter | None = None

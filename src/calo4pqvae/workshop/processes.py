@@ -1,13 +1,19 @@
-"""Devices and processes: one process, or those that torchrun started (also inside a Slurm job)."""
+"""Devices and processes: one process, or those that torchrun started (also inside a Slurm job).
+
+Fabric is imported when a training begins: it takes longer to load than PyTorch, and generation does without it.
+"""
 
 import os
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from calo4pqvae.config import Config
 from calo4pqvae.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["gather", "make_fabric", "mean_over_processes", "process_rank"]
 
@@ -21,12 +27,14 @@ def process_rank() -> tuple[int, int]:
     return _whole("RANK", 0), _whole("WORLD_SIZE", 1)
 
 
-def make_fabric(config: Config) -> Fabric:
+def make_fabric(config: Config) -> "Fabric":
     """Sets up device, precision and processes.
 
     Raises:
         ConfigError: If CUDA is asked for and there is none, or a batch cannot be shared evenly.
     """
+    from lightning_fabric import Fabric
+
     training = config.training
     if training.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("training.device = 'cuda', but no CUDA device is there: use 'cpu' or 'auto'")
@@ -52,7 +60,7 @@ def make_fabric(config: Config) -> Fabric:
     return fabric
 
 
-def mean_over_processes(fabric: Fabric, value: Tensor) -> Tensor:
+def mean_over_processes(fabric: "Fabric", value: Tensor) -> Tensor:
     """Mean of a tensor over all processes."""
     if fabric.world_size == 1:
         return value
@@ -60,7 +68,7 @@ def mean_over_processes(fabric: Fabric, value: Tensor) -> Tensor:
     return reduced
 
 
-def gather(fabric: Fabric, rows: Tensor) -> Tensor:
+def gather(fabric: "Fabric", rows: Tensor) -> Tensor:
     """Rows of all processes, one after the other, in the order of the batch; gradients go back to their process."""
     if fabric.world_size == 1:
         return rows
