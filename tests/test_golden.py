@@ -1,7 +1,8 @@
 """Small outputs that are pinned, so that a change of structure is seen to change nothing.
 
 Two kinds: the help of every command, everywhere; and the bits of a tiny training, of what it generates, and of a
-machine on its own, where processor and versions are those that they were made with (elsewhere rounding makes another training).
+machine on its own, where processor and versions are those that they were made with (elsewhere rounding makes another
+training).
 A change that is meant to change them renews them, and says so: ``python -m tests.test_golden``.
 """
 
