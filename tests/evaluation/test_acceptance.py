@@ -2,9 +2,10 @@
 
 import pytest
 
-from calo4pqvae.evaluation.acceptance import metric_targets
+from calo4pqvae.evaluation.acceptance import fluctuation_targets, metric_targets
 from calo4pqvae.evaluation.metric import METRICS, Measured
-from calo4pqvae.evaluation.metrics.estimate import Estimate
+from calo4pqvae.evaluation.metrics.correlations import PriorRow
+from calo4pqvae.evaluation.metrics.estimate import Estimate, Splits
 from calo4pqvae.evaluation.metrics.targets import TargetTable
 from calo4pqvae.evaluation.result import RefereeRow
 
@@ -51,3 +52,29 @@ def test_spectrum_is_held_against_three_times_its_floor() -> None:
     assert bad.deviation.value == pytest.approx(2.1)
     assert "at most 3 times Geant4 itself at 3,000 showers a side" in bad.words
     assert metric_targets([row("fpd", 1.0, 0.1, 6000)]) == []
+
+
+def prior_row(width: float, error: float, distance: float) -> PriorRow:
+    sizes = (850, 850)
+    floor = Splits(1.5, 1.7, sizes, 100, 1.9)
+    ratio, found = Estimate(width, error, 1700), Estimate(distance, 0.1, 1700)
+    return PriorRow(
+        "x", "low", 20, ratio, Splits(0.01, 0.02, sizes, 100), found, Splits(distance, 9, sizes, 100), floor
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "error", "distance", "passed"),
+    [
+        (0.96, 0.01, 1.8, [True, True]),
+        (0.94, 0.01, 1.95, [False, False]),
+        (0.94, 0.03, 1.89, [True, True]),  # three standard errors; just inside the quantile
+        (1.07, 0.01, 1.2, [False, True]),
+        (0.77, 0.016, 3.5, [False, False]),  # a prior that is nearly decoration
+    ],
+)
+def test_layers_must_fluctuate_as_they_do(width: float, error: float, distance: float, passed: list[bool]) -> None:
+    found = fluctuation_targets([prior_row(width, error, distance)])
+    assert [row.passed for row in found] == passed
+    assert [row.strain <= 1 for row in found] == passed
+    assert {row.family for row in found} == {"layer fluctuations"}

@@ -39,6 +39,14 @@ def print_summary(console: Console, result: EvaluationResult, information: tuple
         for row in sample.fluctuations
     ]
     console.print(_table("What the prior is worth: widths (1 is right) and correlations (0 is right) of layers", rows))
+    for name, sample in found.samples.items():
+        passed, total = sample.acceptance.n_passed, len(sample.acceptance.rows)
+        failing = sorted({row.family for row in sample.acceptance.rows if not row.passed})
+        console.print(
+            f"{name}: {passed} of {total} checks pass" + (f"; {', '.join(failing)} fail" if failing else ""),
+            soft_wrap=True,
+            highlight=False,
+        )
     metrics = side_by_side_rows(found)
     if metrics:
         title = "Metrics at equal sizes: AUCs (0.5 is right), all others in units of Geant4 against itself (1 is right)"

@@ -1,4 +1,4 @@
-"""Rows of the acceptance table that come from metrics: what classifiers may see, and how far the spectrum may be off.
+"""Rows of the acceptance table beyond means: what classifiers may see, the spectrum, and how layers fluctuate.
 
 ==================  ===================================================================================================
 row                 how far it may be off
@@ -7,21 +7,25 @@ AUC of a network    0.54, 0.56, 0.53 for CNN, high- and low-level classifier bel
                     0.57, 0.54 from there on: larger samples see more
 AUC of the trees    0.70
 voxel spectrum      separation power at most three times that of Geant4 against itself, at the floor's size
+layer widths        5 %, at given incident energy
+layer correlations  the 95 % quantile of the distance of Geant4 from itself, at its size
 ==================  ===================================================================================================
 
 or three standard errors above the floor, where these are larger. The limits are set where a good decoder comes to lie
-and one that draws its voxels independently does not.
+and one that draws its voxels independently does not; the rows of the layers are those that a prior without couplings
+fails.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from calo4pqvae.evaluation.metrics.correlations import PriorRow
 from calo4pqvae.evaluation.metrics.estimate import Estimate, Splits
 from calo4pqvae.evaluation.metrics.targets import ALL_ENERGIES, TargetRow
 from calo4pqvae.evaluation.result import RefereeRow
 
-__all__ = ["metric_targets"]
+__all__ = ["fluctuation_targets", "metric_targets"]
 
 _MANY_SHOWERS = 10_000
 _AUC = {
@@ -31,6 +35,7 @@ _AUC = {
     "auc_hard": (0.70, 0.70),
 }
 _SPECTRUM, _SPECTRUM_TIMES = "separation_voxel", 3.0
+_WIDTH = 0.05
 _STANDARD_ERRORS = 3.0
 
 
@@ -43,6 +48,47 @@ def metric_targets(rows: Sequence[RefereeRow]) -> list[TargetRow]:
         elif row.key == _SPECTRUM and row.floor is not None and row.matched is not None and row.floor.value > 0:
             found.append(_spectrum(row.matched, row.floor))
     return found
+
+
+def fluctuation_targets(rows: Sequence[PriorRow]) -> list[TargetRow]:
+    """Rows of the acceptance table for widths and correlations of layer energies in each bin of incident energy."""
+    return [target for row in rows for target in (_width(row), _correlation(row))]
+
+
+def _width(row: PriorRow) -> TargetRow:
+    limit = float(max(_WIDTH, _STANDARD_ERRORS * np.nan_to_num(row.width_ratio.error)))
+    deviation = Estimate(row.width_ratio.value - 1, row.width_ratio.error, row.width_ratio.n)
+    return TargetRow(
+        "layer fluctuations",
+        "width",
+        row.third,
+        row.width_ratio,
+        Estimate(1.0, 0.0, row.width_ratio.n),
+        deviation,
+        (-limit, limit),
+        row.width_floor,
+        bool(abs(deviation.value) <= limit),
+        words=f"width within {limit:.1%} of Geant4's",
+    )
+
+
+def _correlation(row: PriorRow) -> TargetRow:
+    floor, found = row.correlation_floor, row.correlation_matched
+    size = min(floor.sizes)
+    above = max(floor.quantile95 / floor.median - 1, 1e-9)
+    deviation = Estimate(found.median / floor.median - 1, row.correlation_distance.error / floor.median, size)
+    return TargetRow(
+        "layer fluctuations",
+        "correlations",
+        row.third,
+        Estimate(found.median, row.correlation_distance.error, size),
+        Estimate(floor.median, 0.0, size),
+        deviation,
+        (-1.0, above),
+        floor,
+        bool(deviation.value <= above),
+        words=f"distance at most {floor.quantile95:.3g}, that of Geant4 from itself in 95 of 100 splits",
+    )
 
 
 def _auc(row: RefereeRow, floor: Estimate) -> TargetRow:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import ks_2samp
 
 from calo4pqvae.errors import DataError
-from calo4pqvae.evaluation.acceptance import metric_targets
+from calo4pqvae.evaluation.acceptance import fluctuation_targets, metric_targets
 from calo4pqvae.evaluation.classifiers.importance import feature_families
 from calo4pqvae.evaluation.clock import Clock, Progress
 from calo4pqvae.evaluation.features.highlevel import feature_names
@@ -96,10 +96,11 @@ def _judge(pair: Pair, bins: EnergyBins) -> SampleResult:
     if settings.forms:
         more["judgements"] = pair.judgements
     table = check_targets(reference, generated, bins, seed=settings.seed)
+    fluctuations = tuple(prior_comparison(reference, {pair.name: generated}, bins, seed=settings.seed))
     return SampleResult(
         generated.n_showers,
-        TargetTable((*metric_targets(rows), *table.rows)),
-        tuple(prior_comparison(reference, {pair.name: generated}, bins, seed=settings.seed)),
+        TargetTable((*metric_targets(rows), *fluctuation_targets(fluctuations), *table.rows)),
+        fluctuations,
         rows,
         **more,
     )

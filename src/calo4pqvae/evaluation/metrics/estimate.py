@@ -83,23 +83,25 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Splits:
-    """A number computed in random splits: its median, its 84 % quantile, the sizes of the two parts compared."""
+    """A number computed in random splits: median, 84 and 95 % quantiles, the sizes of the two parts compared."""
 
     median: float
     quantile84: float
     sizes: tuple[int, int]
     n_splits: int
+    quantile95: float = float("nan")
 
     @classmethod
     def of(cls, values: FloatArray, sizes: tuple[int, int]) -> "Splits":
         """Summarises the values found in the splits, (n_splits,)."""
         with np.errstate(invalid="ignore"):  # between infinities, where a part held nothing, there is no quantile
-            median, upper = np.quantile(values, [0.5, 0.84])
-        return cls(float(median), float(upper), sizes, len(values))
+            median, upper, high = np.quantile(values, [0.5, 0.84, 0.95])
+        return cls(float(median), float(upper), sizes, len(values), float(high))
 
     def to_dict(self) -> dict[str, object]:
         """The fields; what is not finite becomes None."""
-        return asdict(self) | {"median": _finite(self.median), "quantile84": _finite(self.quantile84)}
+        quantiles = {name: _finite(getattr(self, name)) for name in ("median", "quantile84", "quantile95")}
+        return asdict(self) | quantiles
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,15 @@ __all__ = [
 
 FloatArray = NDArray[np.float64]
 
-FAMILIES = ("classifiers", "response", "response width", "occupancy", "longitudinal profile", "voxel spectrum")
+FAMILIES = (
+    "classifiers",
+    "response",
+    "response width",
+    "occupancy",
+    "longitudinal profile",
+    "layer fluctuations",
+    "voxel spectrum",
+)
 ALL_ENERGIES = "all energies"
 """What stands in place of a third where all showers are compared together."""
 

@@ -9,7 +9,9 @@ the threshold. Its density is a mixture, cut to that interval as a whole,
 
 of two kinds of components:
 
-* **logistic** in y, with centre and width from the network: shares;
+* **logistic** in y, with centre and width from the network: shares. No width is above one, so that no tail falls more
+  slowly than :math:`e^{-|y|}`: towards the threshold that is a spectrum flat in energy, as partial crossings of thin
+  silicon give it, while wider ones would pile up hits there;
 * **spectra**: one child is a voxel (or a group of them) from a spectrum :math:`q_j(\ln e)` that is learned once for the
   whole detector, as a histogram. With :math:`u_L = \ln e_L` and :math:`\partial u_L / \partial y = e_R / e` the density
   is
@@ -38,7 +40,7 @@ BIN_WIDTH = 0.05
 _FORBIDDEN = -1e4
 _LOGIT = 30.0
 _CENTRE = 12.0
-_LEAST_LOG_WIDTH, _LARGEST_LOG_WIDTH = -4.5, 1.0
+_LEAST_LOG_WIDTH, _LARGEST_LOG_WIDTH = -4.5, 0.0
 _TINY = 1e-9
 
 

@@ -26,7 +26,7 @@ Jit = Callable[[Callable[..., Any]], Callable[..., Any]]
 _jit = cast(Jit, njit(nogil=True, cache=True, boundscheck=False))
 
 _LOGIT, _CENTRE = 30.0, 12.0
-_LEAST_LOG_WIDTH, _LARGEST_LOG_WIDTH = -4.5, 1.0
+_LEAST_LOG_WIDTH, _LARGEST_LOG_WIDTH = -4.5, 0.0
 _TINY = 1e-9
 
 
