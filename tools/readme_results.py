@@ -56,8 +56,7 @@ def kept_of(run: Path) -> dict[str, Any]:
 
 def thirds(samples: dict[str, Any]) -> list[str]:
     """Bins of energy in words, in their order."""
-    rows = samples[SAMPLES[0]]["acceptance"]["rows"]
-    return list(dict.fromkeys(row["third"] for row in rows))
+    return [row["third"] for row in samples[SAMPLES[0]]["layer_fluctuations"] if row["sample"] == SAMPLES[0]]
 
 
 def worst(rows: list[dict[str, Any]], family: str, third: str) -> dict[str, float]:
