@@ -11,6 +11,7 @@ Usage: python tools/readme_results.py RUN | --check
 
 import json
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +93,14 @@ def table(kept: dict[str, Any]) -> str:
     generated = kept["n_generated"][first]
     told = [f"{passed} of {total}" for passed, total in (kept["checks"][name] for name in (first, independent))]
     said = (
-        f"`{kept['command']}`, seed {kept['seed']}, torch {kept['versions']['torch']}: {generated:,} generated showers "
+        f"`{kept['command']}`, seed {kept['seed']}, torch {kept['versions']['torch'].partition('+')[0]}: {generated:,} generated showers "
         f"against {kept['n_reference']:,} held-out Geant4 ones, in thirds of incident energy. With the Boltzmann prior "
         f"{told[0]} checks pass, with independent bits {told[1]}. In brackets what one half of the held-out showers "
         "shows against the other, the median of many splits."
     )
     lines = [
         "",
-        said,
+        textwrap.fill(said, 119, break_on_hyphens=False),
         "",
         "| deviation from Geant4 | " + " | ".join(kept["thirds"]) + " |",
         "|---" * (1 + len(kept["thirds"])) + "|",
