@@ -93,8 +93,8 @@ def table(kept: dict[str, Any]) -> str:
     generated = kept["n_generated"][first]
     told = [f"{passed} of {total}" for passed, total in (kept["checks"][name] for name in (first, independent))]
     said = (
-        f"`{kept['command']}`, seed {kept['seed']}, torch {kept['versions']['torch'].partition('+')[0]}: {generated:,} generated showers "
-        f"against {kept['n_reference']:,} held-out Geant4 ones, in thirds of incident energy. With the Boltzmann prior "
+        f"`{kept['command']}`, seed {kept['seed']}, torch {kept['versions']['torch'].partition('+')[0]}: "
+        f"{generated:,} generated showers against {kept['n_reference']:,} held-out Geant4 ones, in thirds of incident energy. With the Boltzmann prior "
         f"{told[0]} checks pass, with independent bits {told[1]}. In brackets what one half of the held-out showers "
         "shows against the other, the median of many splits."
     )
