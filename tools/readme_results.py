@@ -92,11 +92,12 @@ def table(kept: dict[str, Any]) -> str:
     first, independent, _ = SAMPLES
     generated = kept["n_generated"][first]
     told = [f"{passed} of {total}" for passed, total in (kept["checks"][name] for name in (first, independent))]
+    torch = kept["versions"]["torch"].partition("+")[0]
     said = (
-        f"`{kept['command']}`, seed {kept['seed']}, torch {kept['versions']['torch'].partition('+')[0]}: "
-        f"{generated:,} generated showers against {kept['n_reference']:,} held-out Geant4 ones, in thirds of incident energy. With the Boltzmann prior "
-        f"{told[0]} checks pass, with independent bits {told[1]}. In brackets what one half of the held-out showers "
-        "shows against the other, the median of many splits."
+        f"`{kept['command']}`, seed {kept['seed']}, torch {torch}: {generated:,} generated showers against "
+        f"{kept['n_reference']:,} held-out Geant4 ones, in thirds of incident energy. With the Boltzmann prior {told[0]} "
+        f"checks pass, with independent bits {told[1]}. In brackets what one half of the held-out showers shows against "
+        "the other, the median of many splits."
     )
     lines = [
         "",
