@@ -95,9 +95,9 @@ def table(kept: dict[str, Any]) -> str:
     torch = kept["versions"]["torch"].partition("+")[0]
     said = (
         f"`{kept['command']}`, seed {kept['seed']}, torch {torch}: {generated:,} generated showers against "
-        f"{kept['n_reference']:,} held-out Geant4 ones, in thirds of incident energy. With the Boltzmann prior {told[0]} "
-        f"checks pass, with independent bits {told[1]}. In brackets what one half of the held-out showers shows against "
-        "the other, the median of many splits."
+        f"{kept['n_reference']:,} held-out Geant4 ones, in thirds of incident energy. With the Boltzmann prior "
+        f"{told[0]} checks pass, with independent bits {told[1]}. In brackets what one half of the held-out showers "
+        "shows against the other, the median of many splits."
     )
     lines = [
         "",

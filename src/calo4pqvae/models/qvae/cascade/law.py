@@ -31,6 +31,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from calo4pqvae.models.qvae.cascade.kernels.scalars import (
+    LARGEST_CENTRE,
+    LARGEST_LOG_WIDTH,
+    LARGEST_LOGIT,
+    LEAST_LOG_WIDTH,
+)
+
 __all__ = ["BIN_WIDTH", "N_BINS", "Spectra", "SplitLaw", "n_outputs"]
 
 N_BINS = 240
@@ -38,9 +45,6 @@ BIN_WIDTH = 0.05
 """Bins of ln e of the spectra, from the threshold up."""
 
 _FORBIDDEN = -1e4
-_LOGIT = 30.0
-_CENTRE = 12.0
-_LEAST_LOG_WIDTH, _LARGEST_LOG_WIDTH = -4.5, 0.0
 _TINY = 1e-9
 
 
@@ -118,19 +122,23 @@ class SplitLaw:
         return left.to(energy.dtype)
 
     def _outcomes(self, energy: Tensor) -> Tensor:
-        logits = self.raw[:, :3].clamp(-_LOGIT, _LOGIT)
+        logits = self.raw[:, :3].clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
         both = torch.where(energy >= 2, logits[:, 2], torch.full_like(logits[:, 2], _FORBIDDEN))
         return torch.cat([logits[:, :2], both[:, None]], dim=1)
 
     def _log_weights(self) -> Tensor:
         k = self.n_logistic
-        return torch.cat([self.raw[:, 3 : 3 + k], self.raw[:, 3 + 3 * k :]], 1).clamp(-_LOGIT, _LOGIT).log_softmax(1)
+        return (
+            torch.cat([self.raw[:, 3 : 3 + k], self.raw[:, 3 + 3 * k :]], 1)
+            .clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
+            .log_softmax(1)
+        )
 
     def _logistic(self) -> tuple[Tensor, Tensor]:
         """Centres and log widths, (n, components)."""
         k = self.n_logistic
-        centres = (2 * self.raw[:, 3 + k : 3 + 2 * k]).clamp(-_CENTRE, _CENTRE)
-        return centres, self.raw[:, 3 + 2 * k : 3 + 3 * k].clamp(_LEAST_LOG_WIDTH, _LARGEST_LOG_WIDTH)
+        centres = (2 * self.raw[:, 3 + k : 3 + 2 * k]).clamp(-LARGEST_CENTRE, LARGEST_CENTRE)
+        return centres, self.raw[:, 3 + 2 * k : 3 + 3 * k].clamp(LEAST_LOG_WIDTH, LARGEST_LOG_WIDTH)
 
     def _log_masses(self, bound: Tensor) -> Tensor:
         """Ln Z_k of all components, (n, components): logistic, spectra of the left child, of the right one."""

@@ -15,6 +15,16 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from calo4pqvae.models.qvae.cascade.kernels.scalars import (
+    LARGEST_CENTRE,
+    LARGEST_LOG_WIDTH,
+    LARGEST_LOGIT,
+    LEAST_LOG_WIDTH,
+    clamped,
+    edge_of,
+    sigmoid,
+)
+
 __all__ = ["draw_left", "uniform", "uniforms"]
 
 Array = NDArray[Any]
@@ -24,8 +34,6 @@ _jit = cast(Jit, njit(nogil=True, cache=True, boundscheck=False))
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
-_LOGIT, _CENTRE = 30.0, 12.0
-_LEAST_LOG_WIDTH, _LARGEST_LOG_WIDTH = -4.5, 0.0
 _MOST_COMPONENTS = 64
 
 
@@ -50,21 +58,11 @@ def uniforms(keys: Array, counters: Array) -> Array:
 
 
 @_jit
-def _sigmoid(x: float) -> float:
-    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
-
-
-@_jit
 def _logistic_mass(low: float, high: float) -> float:
     """Probability between two scaled edges, without cancellation in the tails."""
     if low > 0:
         low, high = -high, -low
-    return (_sigmoid(high) - _sigmoid(low)) if high > -30 else math.exp(high) - math.exp(low)
-
-
-@_jit
-def _clamped(x: float, low: float, high: float) -> float:
-    return min(max(x, low), high)
+    return (sigmoid(high) - sigmoid(low)) if high > -30 else math.exp(high) - math.exp(low)
 
 
 @_jit
@@ -85,7 +83,7 @@ def draw_left(
     chances = np.empty(3)
     highest = -1e30
     for k in range(3):
-        chances[k] = _clamped(raw[k], -_LOGIT, _LOGIT)
+        chances[k] = clamped(raw[k], -LARGEST_LOGIT, LARGEST_LOGIT)
         if k == 2 and energy < 2:
             chances[k] = -1e4
         highest = max(highest, chances[k])
@@ -109,20 +107,20 @@ def _shared(
     """Energy of the left child where both have some."""
     n_spectra, n_bins = len(cumulative), cumulative.shape[1] - 1
     n_components = n_logistic + 2 * n_spectra
-    bound = max(math.log(max(energy - 1.0, 1e-3)), 1e-3)
+    bound = edge_of(energy)
     weights = np.empty(_MOST_COMPONENTS)
     highest = -1e30
     for k in range(n_components):
         place = 3 + k if k < n_logistic else 3 + 2 * n_logistic + k
-        weights[k] = _clamped(raw[place], -_LOGIT, _LOGIT)
+        weights[k] = clamped(raw[place], -LARGEST_LOGIT, LARGEST_LOGIT)
         highest = max(highest, weights[k])
-    reach = _clamped(bound / bin_width, 0.0, n_bins - 1e-3)
+    reach = clamped(bound / bin_width, 0.0, n_bins - 1e-3)
     edge = int(reach)
     total = 0.0
     for k in range(n_components):
         if k < n_logistic:
-            centre = _clamped(2.0 * raw[3 + n_logistic + k], -_CENTRE, _CENTRE)
-            log_width = _clamped(raw[3 + 2 * n_logistic + k], _LEAST_LOG_WIDTH, _LARGEST_LOG_WIDTH)
+            centre = clamped(2.0 * raw[3 + n_logistic + k], -LARGEST_CENTRE, LARGEST_CENTRE)
+            log_width = clamped(raw[3 + 2 * n_logistic + k], LEAST_LOG_WIDTH, LARGEST_LOG_WIDTH)
             inverse = math.exp(-log_width)
             mass = _logistic_mass((-bound - centre) * inverse, (bound - centre) * inverse)
         else:
@@ -137,8 +135,8 @@ def _shared(
             component = k
             break
     value = _value(raw, energy, bound, component, n_logistic, cumulative, bin_width, uniform(key, 3 * counter + 2))
-    clamped: float = _clamped(value, 1.0, energy - 1.0)
-    return clamped
+    kept: float = clamped(value, 1.0, energy - 1.0)
+    return kept
 
 
 @_jit
@@ -154,21 +152,21 @@ def _value(
 ) -> float:
     """Energy of the left child given the component, by inversion."""
     if component < n_logistic:
-        centre = _clamped(2.0 * raw[3 + n_logistic + component], -_CENTRE, _CENTRE)
-        width = math.exp(_clamped(raw[3 + 2 * n_logistic + component], _LEAST_LOG_WIDTH, _LARGEST_LOG_WIDTH))
-        low, high = _sigmoid((-bound - centre) / width), _sigmoid((bound - centre) / width)
-        p = _clamped(low + (high - low) * share, 1e-12, 1 - 1e-12)
-        y = _clamped(centre + width * math.log(p / (1 - p)), -bound, bound)
-        shared: float = energy * _sigmoid(y)
+        centre = clamped(2.0 * raw[3 + n_logistic + component], -LARGEST_CENTRE, LARGEST_CENTRE)
+        width = math.exp(clamped(raw[3 + 2 * n_logistic + component], LEAST_LOG_WIDTH, LARGEST_LOG_WIDTH))
+        low, high = sigmoid((-bound - centre) / width), sigmoid((bound - centre) / width)
+        p = clamped(low + (high - low) * share, 1e-12, 1 - 1e-12)
+        y = clamped(centre + width * math.log(p / (1 - p)), -bound, bound)
+        shared: float = energy * sigmoid(y)
         return shared
     n_spectra, n_bins = len(cumulative), cumulative.shape[1] - 1
     number = component - n_logistic
     table = cumulative[number % n_spectra]
-    reach = _clamped(bound / bin_width, 0.0, n_bins - 1e-3)
+    reach = clamped(bound / bin_width, 0.0, n_bins - 1e-3)
     edge = int(reach)
     wanted = share * (table[edge] + (table[edge + 1] - table[edge]) * (reach - edge))
     bins = min(max(int(np.searchsorted(table, wanted, side="right")), 1), n_bins) - 1
     step = max(table[bins + 1] - table[bins], 1e-12)
-    log_energy = (bins + _clamped((wanted - table[bins]) / step, 0.0, 1.0)) * bin_width
+    log_energy = (bins + clamped((wanted - table[bins]) / step, 0.0, 1.0)) * bin_width
     child = math.exp(min(log_energy, bound))
     return child if number < n_spectra else energy - child

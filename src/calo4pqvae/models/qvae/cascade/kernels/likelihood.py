@@ -19,32 +19,30 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from calo4pqvae.models.qvae.cascade.kernels.scalars import (
+    LARGEST_CENTRE,
+    LARGEST_LOG_WIDTH,
+    LARGEST_LOGIT,
+    LEAST_LOG_WIDTH,
+    clamped,
+    edge_of,
+    sigmoid,
+)
+
 __all__ = ["split_gradients", "split_log_likelihoods"]
 
 Array = NDArray[Any]
 Jit = Callable[[Callable[..., Any]], Callable[..., Any]]
 _jit = cast(Jit, njit(nogil=True, cache=True, boundscheck=False))
 
-_LOGIT, _CENTRE = 30.0, 12.0
-_LEAST_LOG_WIDTH, _LARGEST_LOG_WIDTH = -4.5, 0.0
 _TINY = 1e-9
-
-
-@_jit
-def _sigmoid(x: float) -> float:
-    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
-
-
-@_jit
-def _clamped(x: float, low: float, high: float) -> float:
-    return min(max(x, low), high)
 
 
 @_jit
 def _outcome_chances(row: Array, energy: float, chances: Array) -> None:
     highest = -1e30
     for k in range(3):
-        chances[k] = _clamped(row[k], -_LOGIT, _LOGIT)
+        chances[k] = clamped(row[k], -LARGEST_LOGIT, LARGEST_LOGIT)
         if k == 2 and energy < 2:
             chances[k] = -1e4
         highest = max(highest, chances[k])
@@ -72,28 +70,28 @@ def _mixture(
     """Fills weighted densities and masses of all components, up to one common factor; their log ratio."""
     n_spectra, n_bins = shares.shape
     n = n_logistic + 2 * n_spectra
-    bound = max(math.log(max(energy - 1.0, 1e-3)), 1e-3)
+    bound = edge_of(energy)
     log_left, log_right, log_energy = math.log(left), math.log(right), math.log(energy)
     y = log_left - log_right
-    reach = _clamped(bound / bin_width, 0.0, n_bins - 1e-3)
+    reach = clamped(bound / bin_width, 0.0, n_bins - 1e-3)
     edge = int(reach)
     highest = -1e30
     for k in range(n):
         place = 3 + k if k < n_logistic else 3 + 2 * n_logistic + k
-        highest = max(highest, _clamped(row[place], -_LOGIT, _LOGIT))
+        highest = max(highest, clamped(row[place], -LARGEST_LOGIT, LARGEST_LOGIT))
     total_density, total_mass = 0.0, 0.0
     for k in range(n):
         place = 3 + k if k < n_logistic else 3 + 2 * n_logistic + k
-        weight = math.exp(_clamped(row[place], -_LOGIT, _LOGIT) - highest)
+        weight = math.exp(clamped(row[place], -LARGEST_LOGIT, LARGEST_LOGIT) - highest)
         if k < n_logistic:
-            centre = _clamped(2.0 * row[3 + n_logistic + k], -_CENTRE, _CENTRE)
-            inverse = math.exp(-_clamped(row[3 + 2 * n_logistic + k], _LEAST_LOG_WIDTH, _LARGEST_LOG_WIDTH))
-            at = _sigmoid((y - centre) * inverse)
+            centre = clamped(2.0 * row[3 + n_logistic + k], -LARGEST_CENTRE, LARGEST_CENTRE)
+            inverse = math.exp(-clamped(row[3 + 2 * n_logistic + k], LEAST_LOG_WIDTH, LARGEST_LOG_WIDTH))
+            at = sigmoid((y - centre) * inverse)
             density[k] = weight * at * (1.0 - at) * inverse
             low, high = (-bound - centre) * inverse, (bound - centre) * inverse
             if low > 0:
                 low, high = -high, -low
-            mass[k] = weight * max(_sigmoid(high) - _sigmoid(low), 1e-30)
+            mass[k] = weight * max(sigmoid(high) - sigmoid(low), 1e-30)
         else:
             s = (k - n_logistic) % n_spectra
             log_child, log_other = (log_left, log_right) if k < n_logistic + n_spectra else (log_right, log_left)
@@ -174,16 +172,16 @@ def split_gradients(
         is_both = left > 0 and right > 0
         outcome = 2 if is_both else (0 if left > 0 else 1)
         for k in range(3):
-            if -_LOGIT < raw[i, k] < _LOGIT:
+            if -LARGEST_LOGIT < raw[i, k] < LARGEST_LOGIT:
                 by_raw[i, k] = weight * ((1.0 if k == outcome else 0.0) - chances[k])
         if not is_both:
             continue
         _mixture(raw[i], energy, left, right, n_logistic, shares, cumulative, bin_width, density, mass)
-        bound = max(math.log(max(energy - 1.0, 1e-3)), 1e-3)
+        bound = edge_of(energy)
         y = math.log(left) - math.log(right)
         for k in range(n_logistic + 2 * n_spectra):
             place = 3 + k if k < n_logistic else 3 + 2 * n_logistic + k
-            if -_LOGIT < raw[i, place] < _LOGIT:
+            if -LARGEST_LOGIT < raw[i, place] < LARGEST_LOGIT:
                 by_raw[i, place] = weight * (density[k] - mass[k])
             if k < n_logistic:
                 _logistic_gradient(raw[i], k, n_logistic, y, bound, weight * density[k], weight * mass[k], by_raw[i])
@@ -192,7 +190,7 @@ def split_gradients(
                 child = left if k < n_logistic + n_spectra else right
                 own = min(max(int(math.log(child) / bin_width), 0), n_bins - 1)
                 by_shares[s, own] += weight * density[k] / max(shares[s, own], 1e-30)
-                reach = _clamped(bound / bin_width, 0.0, n_bins - 1e-3)
+                reach = clamped(bound / bin_width, 0.0, n_bins - 1e-3)
                 edge = int(reach)
                 total = cumulative[s, edge] + shares[s, edge] * (reach - edge)
                 if total > _TINY:
@@ -212,16 +210,16 @@ def _logistic_gradient(
 ) -> None:
     """Derivatives by centre and log width of one component, with weighted shares of density and mass."""
     raw_centre, raw_width = 2.0 * row[3 + n_logistic + k], row[3 + 2 * n_logistic + k]
-    centre = _clamped(raw_centre, -_CENTRE, _CENTRE)
-    inverse = math.exp(-_clamped(raw_width, _LEAST_LOG_WIDTH, _LARGEST_LOG_WIDTH))
+    centre = clamped(raw_centre, -LARGEST_CENTRE, LARGEST_CENTRE)
+    inverse = math.exp(-clamped(raw_width, LEAST_LOG_WIDTH, LARGEST_LOG_WIDTH))
     z = (y - centre) * inverse
     low, high = (-bound - centre) * inverse, (bound - centre) * inverse
-    at, at_low, at_high = _sigmoid(z), _sigmoid(low), _sigmoid(high)
+    at, at_low, at_high = sigmoid(z), sigmoid(low), sigmoid(high)
     slope_low, slope_high = at_low * (1 - at_low), at_high * (1 - at_high)
     total = max(at_high - at_low, 1e-30)
     bend = 1.0 - 2.0 * at
-    if -_CENTRE < raw_centre < _CENTRE:
+    if -LARGEST_CENTRE < raw_centre < LARGEST_CENTRE:
         out[3 + n_logistic + k] = 2.0 * inverse * (-density * bend - mass * (slope_low - slope_high) / total)
-    if _LEAST_LOG_WIDTH < raw_width < _LARGEST_LOG_WIDTH:
+    if LEAST_LOG_WIDTH < raw_width < LARGEST_LOG_WIDTH:
         change = (low * slope_low - high * slope_high) / total
         out[3 + 2 * n_logistic + k] = density * (-bend * z - 1.0) - mass * change
