@@ -185,6 +185,13 @@ def test_whole_report_of_an_irregular_grid(tmp_path: Path) -> None:
     grid = geometry("ds1-photons")
     paths = [write(tmp_path / f"{seed}.hdf5", *synthetic_showers(grid, 400, seed)) for seed in (1, 2)]
     result = evaluate_files(paths[0], {"model": paths[1]}, grid, tmp_path / "out", settings=BARE)
-    assert result.report.read_text(encoding="utf-8").count("<img") == 11
+    assert result.report.read_text(encoding="utf-8").count("<img") == 13
     families = {row.family for row in result.found.samples["model"].acceptance.rows}
-    assert families == {"response", "response width", "occupancy", "longitudinal profile"}
+    assert families == {
+        "response",
+        "response width",
+        "occupancy",
+        "longitudinal profile",
+        "layer fluctuations",
+        "voxel spectrum",
+    }
