@@ -9,7 +9,7 @@ import pytest
 
 from calo4pqvae.errors import DataError
 from calo4pqvae.studies.frame.index import read_results, write_index
-from tests.evaluation.test_browser import BROWSER, LISTENER, NO_BROWSER, PROBE, dump
+from tests.evaluation.pages.test_browser import BROWSER, LISTENER, NO_BROWSER, PROBE, dump
 from tests.studies.frame.test_study import COINS, CoinSettings
 
 ORDER = {"dice": "nowhere", "coins": "nowhere"}
