@@ -21,7 +21,8 @@ _jit = cast(Jit, njit(nogil=True, cache=True, boundscheck=False))
 
 LARGEST_LOGIT = 30.0
 LARGEST_CENTRE = 12.0
-LEAST_LOG_WIDTH, LARGEST_LOG_WIDTH = -4.5, 0.0
+LEAST_LOG_WIDTH = -4.5
+LARGEST_LOG_WIDTH = 0.0
 
 
 @_jit
