@@ -37,6 +37,8 @@ TINY: dict[str, Any] = {
     "decoder.hidden": 16,
     "decoder.position_channels": 2,
     "decoder.head_hidden": 8,
+    "cascade.steps": 5,
+    "cascade.batch_size": 4,
     "prior.updates": N_UPDATES,
     "prior.n_chains": 60,
     "prior.batch_size": 60,

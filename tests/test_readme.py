@@ -42,6 +42,7 @@ TINY_TRAINING = {
     "latent.bits_per_level": 16,
     "encoder.hidden": 16,
     "decoder.hidden": 16,
+    "cascade.steps": 4,
     "prior.updates": 4,
     "prior.n_chains": 50,
     "prior.batch_size": 50,

@@ -75,7 +75,7 @@ def test_version(command: Command) -> None:
 
 def test_installed_script_and_module_are_the_same_command() -> None:
     script = Path(sys.executable).with_name("calo4pqvae")
-    for start in ([str(script)], [sys.executable, "-m", "calo4pqvae.cli.main"]):
+    for start in ([str(script)], [sys.executable, "-m", "calo4pqvae"]):
         done = subprocess.run([*start, "--version"], capture_output=True, text=True, check=True, timeout=60)
         assert (done.stdout, done.stderr) == (f"calo4pqvae {__version__}\n", "")
 
@@ -189,7 +189,7 @@ def test_ctrl_c_says_so_and_can_be_resumed(showers: Path, tmp_path: Path) -> Non
     settings, run = tmp_path / "settings.toml", tmp_path / "run"
     settings.write_text(config.to_toml(), encoding="utf-8")
     with subprocess.Popen(
-        [sys.executable, "-m", "calo4pqvae.cli.main", "train", "--config", str(settings), "--out", str(run)],
+        [sys.executable, "-m", "calo4pqvae", "train", "--config", str(settings), "--out", str(run)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from calo4pqvae.cli.prior import prior_app
-from calo4pqvae.errors import CaloError, CheckpointError, ConfigError, DataError, FetchError, PriorError
+from calo4pqvae.errors import CaloError, CheckpointError, ConfigError, DataError, PriorError
 from calo4pqvae.prior.bits.file import BitsFile
 from calo4pqvae.prior.bits.mnist import bundled_images
 from calo4pqvae.prior.sampling.exact import enumerate_machine
@@ -193,17 +193,13 @@ def test_a_run_is_resumed_with_its_own_settings(command: Command, trained: Path)
         (["sample", "{tmp}", "--out", "{tmp}/b.hdf5"], CheckpointError, "no settings.toml"),
         (["sample", "{run}", "--out", "{tmp}/b.hdf5", "-n", "0"], ConfigError, "at least one"),
         (["sample", "{run}", "--out", "{tmp}/b.hdf5", "--sweeps", "0"], ConfigError, "use at least 1"),
-        (["sample", "{run}", "--out", "{tmp}/b.hdf5", "--start", "noise"], ConfigError, "use chains, data, coins"),
-        (["sample", "{run}", "--out", "{tmp}/b.hdf5", "--sampler", "x"], ConfigError, "use gibbs, tempering"),
         (["sample", "{run}", "--out", "{tmp}/b.hdf5", "--energies", "1000"], CheckpointError, "no config.toml"),
-        (["sample", "{run}", "--out", "{tmp}/b.hdf5", "--device", "gpu"], ConfigError, "use cpu, cuda or auto"),
         (["diagnose", "{run}", "--chains", "0"], ConfigError, "--chains 0 is too few"),
         (["diagnose", "{run}", "--sweeps", "3"], PriorError, "fewer than 8 records"),
         (["loglik", "{run}", "--chains", "1"], ConfigError, "--chains 1 is too few"),
         (["loglik", "{run}", "--temperatures", "1"], ConfigError, "--temperatures 1 is too few"),
         (["loglik", "{run}", "{tmp}/short.hdf5"], ConfigError, "has 5 bits, the machine 784 visible ones"),
         (["loglik", "{run}", "{tmp}/grey.npy"], DataError, "not only 0 and 1"),
-        (["fetch", "cifar", "--out", "{tmp}/x"], FetchError, "no set of images"),
     ],
 )
 def test_bad_input_is_told_in_one_sentence(

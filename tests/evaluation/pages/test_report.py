@@ -176,7 +176,7 @@ def test_verdict_on_what_classifiers_say(found: Evaluation) -> None:
     )
     assert "Geant4 against itself gives 0.500 ± 0.010" in told
     assert judged(row("auc_low", 0.52)).startswith(
-        "No classifier tells them from Geant4; the sharpest is the low-level"
+        "No classifier here can tell them from Geant4; the sharpest is the low-level"
     )
 
 

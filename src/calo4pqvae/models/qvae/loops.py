@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calo4pqvae.config import TrainingConfig
+from calo4pqvae.config import Config, TrainingConfig
 from calo4pqvae.errors import ConfigError, DivergenceError
 from calo4pqvae.models.qvae.acceptance import QualitySums, is_accepted
 from calo4pqvae.models.qvae.cascade.cascade import Cascade
@@ -25,7 +25,7 @@ from calo4pqvae.models.qvae.relaxation import TauSchedule
 from calo4pqvae.models.qvae.vae import LossTerms, ShowerAutoencoder
 from calo4pqvae.prior.learning.diagnostics import DivergenceGuard, WatchReport, watch
 from calo4pqvae.prior.learning.learner import LearningSettings, PriorLearner
-from calo4pqvae.prior.learning.pseudo_likelihood import maximise_pseudo_likelihood
+from calo4pqvae.prior.learning.pseudo_likelihood import PseudoLikelihoodReport, maximise_pseudo_likelihood
 from calo4pqvae.seeds import stream
 from calo4pqvae.workshop.bench import Bench
 from calo4pqvae.workshop.checkpoints import load_module, load_optimizer, optimizer_tensors, prefixed, with_prefix
@@ -36,6 +36,7 @@ __all__ = [
     "export_posterior",
     "rate_factor",
     "save_prior",
+    "start_machine",
     "train_networks",
     "train_prior",
     "train_voxels",
@@ -180,14 +181,30 @@ def train_prior(bench: Bench, learned: Learned) -> None:
 
 
 def _begin_machine(bench: Bench, learned: Learned, bits: Tensor, energies: Tensor) -> None:
-    """Moves a fresh machine to the maximum of the pseudo-likelihood of the first states, if that is wanted."""
-    joint = bench.config.training.mode == "staged" and bench.config.training.joint_networks
-    if joint or bench.config.prior.start == "independent":
-        return
-    states, condition = _prior_batch(bench, learned, bits[:_LIKELIHOOD_STATES], energies[:_LIKELIHOOD_STATES])
-    held = torch.from_numpy(learned.prior.clamped)
-    found = maximise_pseudo_likelihood(learned.prior.machine, states, condition, held)
-    bench.log({"stage": "pseudo-likelihood", **_finite(asdict(found))})
+    found = start_machine(bench.config, learned.prior, bits, energies)
+    if found is not None:
+        bench.log({"stage": "pseudo-likelihood", **_finite(asdict(found))})
+
+
+def start_machine(config: Config, prior: LatentPrior, bits: Tensor, energies: Tensor) -> PseudoLikelihoodReport | None:
+    """Moves a fresh machine to the maximum of the pseudo-likelihood of the first states, if that is wanted.
+
+    Args:
+        config: Settings.
+        prior: The machine; changed.
+        bits: Latent bits (N, n_bits).
+        energies: Incident energies (N, 1) in MeV.
+
+    Returns:
+        What was found, None if the settings ask for another start.
+    """
+    joint = config.training.mode == "staged" and config.training.joint_networks
+    if joint or config.prior.start == "independent":
+        return None
+    device = prior.machine.device
+    some, at = bits[:_LIKELIHOOD_STATES].to(device), energies[:_LIKELIHOOD_STATES].to(device)
+    held = torch.from_numpy(prior.clamped)
+    return maximise_pseudo_likelihood(prior.machine, prior.states(some, at), prior.condition(at), held)
 
 
 def save_prior(bench: Bench, learned: Learned, bit_means: Tensor) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calo4pqvae.models.qvae.latent_prior import LatentPrior
+from calo4pqvae.models.qvae.loops import start_machine
 from calo4pqvae.prior.graph.topology import Topology
 from calo4pqvae.prior.learning.learner import LearningSettings, PriorLearner
 from calo4pqvae.prior.machine import BoltzmannMachine
@@ -80,6 +81,7 @@ def shower_training(source: ShowerPrior, n_saved: int, stage: str, progress: Pro
     config = source.model.config
     prior = LatentPrior(config, source.machine.topology)
     learner = _learner(prior, source)
+    start_machine(config, prior, source.bits, source.incident_energies)
     updates, seed = config.prior.updates, config.training.seed
     saved = set(np.unique(np.geomspace(1, updates, n_saved).round().astype(int)).tolist())
     kept = {0: _copied(prior.machine)}

@@ -41,7 +41,9 @@ __all__ = [
     "shower_run",
 ]
 
-QUICK_SHOWERS: Mapping[str, Any] = MappingProxyType({"data.max_showers": 3000, "training.epochs": 5})
+QUICK_SHOWERS: Mapping[str, Any] = MappingProxyType(
+    {"cascade.steps": 200, "data.max_showers": 3000, "training.epochs": 5}
+)
 """What differs from the preset ``demo`` in the quick form; the machine itself is trained in full."""
 
 _FOLDER = "trained"

@@ -45,6 +45,8 @@ _CONTRASTS = (
     ("canonical frame and staged training", "periodic", "staged"),
 )
 _SMALL: Mapping[str, Any] = {
+    "decoder.kind": "factorised",
+    "latent.factors": 0,
     "encoder.channels": [8, 8, 8],
     "encoder.hidden": 64,
     "decoder.base_channels": 8,
