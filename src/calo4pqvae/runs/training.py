@@ -71,7 +71,7 @@ def train(
         return bench.run
     stages = [*trainee.stages, *refiner_stages(config, data.geometry)]
     _open(bench, trainee, stages)
-    if fabric.is_global_zero:
+    if fabric.is_global_zero and bench.stage is None:  # a checkpoint may prove to be of another configuration
         bench.run.write_provenance(_provenance(bench, trainee, finished=False, seconds=None))
         bench.run.save_tensors(
             "split", {"train": torch.from_numpy(data.train), "validation": torch.from_numpy(data.validation)}

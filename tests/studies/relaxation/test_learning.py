@@ -69,6 +69,7 @@ def test_bits_of_the_machine_itself_balance_and_others_do_not(run: Path) -> None
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         machine.couplings.copy_(0.4 * torch.randn(machine.couplings.shape, generator=generator))
+        machine.biases.copy_(0.4 * torch.randn(machine.biases.shape, generator=generator))
     energies = source.incident_energies.repeat(20, 1)  # more showers than the run has, with two draws each
     draws = [source.model.prior.sample(energies, 200, generator) for _ in range(2)]
     own = replace(
