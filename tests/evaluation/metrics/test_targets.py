@@ -36,8 +36,9 @@ def test_same_law_passes(table: TargetTable) -> None:
 
 
 def test_every_family_stands_in_every_third(table: TargetTable, reference: ShowerFeatures) -> None:
+    here = set(FAMILIES) - {"classifiers", "layer fluctuations"}  # these come from evaluation/acceptance.py
     assert {(row.family, row.third) for row in table.rows} == {
-        (family, third) for family in FAMILIES[1:] for third in ("1-4.64 GeV", "4.64-21.5 GeV", "21.5-100 GeV")
+        (family, third) for family in here for third in ("1-4.64 GeV", "4.64-21.5 GeV", "21.5-100 GeV")
     }
     spectrum = [row.name for row in table.rows if row.family == "voxel spectrum" and row.third == "1-4.64 GeV"]
     assert spectrum[:4] == ["0.0152-0.0316 MeV", "0.0316-0.1 MeV", "0.1-0.316 MeV", "0.316-1 MeV"]
