@@ -123,4 +123,5 @@ def test_estimates_in_words_and_as_data() -> None:
 def test_splits_give_median_and_upper_quantile() -> None:
     splits = Splits.of(np.arange(101.0), (7, 7))
     assert (splits.median, splits.quantile84, splits.n_splits) == (50.0, 84.0, 101)
-    assert splits.to_dict() == {"median": 50.0, "quantile84": 84.0, "sizes": (7, 7), "n_splits": 101}
+    told = {"median": 50.0, "quantile84": 84.0, "quantile95": 95.0, "sizes": (7, 7), "n_splits": 101}
+    assert splits.to_dict() == told

@@ -29,7 +29,7 @@ NAMED = {
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    return tiny_config(tiny_file(tmp_path_factory.mktemp("showers")))
+    return tiny_config(tiny_file(tmp_path_factory.mktemp("showers")), {"latent.factors": 0})
 
 
 @pytest.fixture(scope="module")
